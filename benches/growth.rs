@@ -25,7 +25,7 @@ const THREADS: [usize; 2] = [1, 2];
 /// Number of measurements of every point. All points take turns, and the median counts.
 const ROUNDS: usize = 7;
 /// A measurement repeats the step until it takes this long.
-const LEAST_SECONDS: f64 = 0.02;
+const MIN_SECONDS: f64 = 0.02;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -124,7 +124,7 @@ fn measure(name: String, cases: Vec<(f64, Case)>, samples: &Pixels) -> Series {
             // The first step allocates buffers.
             step();
             let once = seconds(&mut *step, 1);
-            repeats.push((LEAST_SECONDS / once).ceil().clamp(1.0, 1000.0) as usize);
+            repeats.push((MIN_SECONDS / once).ceil().clamp(1.0, 1000.0) as usize);
         }
         for _ in 0..ROUNDS {
             for ((step, times), &repeat) in steps.iter_mut().zip(&mut times).zip(&repeats) {

@@ -71,15 +71,15 @@ pub(crate) fn svg(panels: &[Panel; 2]) -> String {
         panel.series.iter().flat_map(|s| &s.points).flat_map(|p| [p.measured, p.predicted]).collect()
     };
     let all: Vec<f64> = panels.iter().flat_map(seconds).collect();
-    let least = all.iter().copied().fold(f64::INFINITY, f64::min).log10().floor();
+    let min = all.iter().copied().fold(f64::INFINITY, f64::min).log10().floor();
     let max = all.iter().copied().fold(0.0, f64::max).log10().ceil();
-    let y = |seconds: f64| BOTTOM - (seconds.log10() - least) / (max - least) * (BOTTOM - TOP);
+    let y = |seconds: f64| BOTTOM - (seconds.log10() - min) / (max - min) * (BOTTOM - TOP);
     let mut colour = 0;
     for (panel, left) in panels.iter().zip(LEFT) {
         let sizes: Vec<f64> = panel.series[0].points.iter().map(|point| point.at).collect();
         let (first, last) = (sizes[0].log2(), sizes[sizes.len() - 1].log2());
         let x = |at: f64| left + 14.0 + (at.log2() - first) / (last - first) * (SPAN - 28.0);
-        axes(&mut out, panel, left, &sizes, &x, (least as i32, max as i32), &y);
+        axes(&mut out, panel, left, &sizes, &x, (min as i32, max as i32), &y);
         let mut names: Vec<&str> = Vec::new();
         for series in &panel.series {
             let known = names.iter().position(|name| *name == series.name);
@@ -105,12 +105,12 @@ fn axes(
     left: f64,
     sizes: &[f64],
     x: &impl Fn(f64) -> f64,
-    (least, max): (i32, i32),
+    (min, max): (i32, i32),
     y: &impl Fn(f64) -> f64,
 ) {
     let right = left + SPAN;
     text(out, left, TOP - 18.0, "start", "font-size=\"15\" font-weight=\"bold\"", &panel.title);
-    for power in least..=max {
+    for power in min..=max {
         let at = y(10_f64.powi(power));
         line(out, [left, at, right, at], "stroke-opacity=\"0.35\"");
         let label = match power {

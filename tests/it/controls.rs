@@ -259,7 +259,7 @@ fn watching() -> Control {
 }
 
 #[test]
-fn what_a_run_remembers_goes_through_a_checkpoint_at_any_step() {
+fn policy_state_round_trips_through_a_checkpoint_at_any_step() {
     // The loss falls below 0 and explodes three times. After the first two explosions it is that of the
     // weights after steps 40 and 80.
     let learning = |steps: u64| 3.0 - 0.1 * steps as f64;
@@ -309,6 +309,6 @@ fn every_optimizer_gives_one_hash() {
 }
 
 #[test]
-fn everything_that_watches_gives_one_hash() {
+fn all_policies_together_give_one_hash() {
     WATCHES.iter().for_each(Case::gives_one_hash);
 }

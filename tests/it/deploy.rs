@@ -136,7 +136,7 @@ fn schemas_allow_every_overlay_and_component() {
 }
 
 #[test]
-fn custom_resources_fit_the_models_of_their_api() {
+fn custom_resources_match_their_api_models() {
     let Some(python) = outside("venv/bin/python") else { return };
     let folder = tempfile::tempdir().unwrap();
     let read = |text: String| {
@@ -207,7 +207,7 @@ fn security(container: &Value, folder: &Path) -> Security {
 }
 
 #[test]
-fn the_programs_take_their_command_lines() {
+fn the_programs_accept_the_command_lines_of_the_manifests() {
     let folder = tempfile::tempdir().unwrap();
     for (overlay, documents) in overlays() {
         let (mut servers, mut workers) = (Vec::new(), Vec::new());
@@ -318,7 +318,7 @@ fn the_programs_take_their_command_lines() {
 }
 
 #[test]
-fn deleting_a_kustomization_leaves_the_results() {
+fn deleting_a_kustomization_keeps_the_results() {
     for (overlay, documents) in overlays().into_iter().chain(components()) {
         for document in documents {
             assert!(
@@ -339,7 +339,7 @@ fn deleting_a_kustomization_leaves_the_results() {
 /// A `kubectl` that waits forever, except for the condition that the test checks.
 #[cfg(unix)]
 #[test]
-fn waiting_tells_success_from_failure() {
+fn waiting_distinguishes_success_from_failure() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let stub = folder.path().join("kubectl");
@@ -364,7 +364,7 @@ fn waiting_tells_success_from_failure() {
 }
 
 #[test]
-fn names_that_must_match_do() {
+fn names_in_the_manifests_match() {
     let readme = std::fs::read_to_string(deploy().join("README.md")).unwrap();
     for (overlay, documents) in overlays() {
         let named =
@@ -481,7 +481,7 @@ fn names_that_must_match_do() {
 }
 
 #[test]
-fn pods_keep_to_the_restricted_standard() {
+fn pods_meet_the_restricted_standard() {
     for (overlay, documents) in overlays() {
         for (place, spec, template) in pods(&documents) {
             let place = format!("{overlay}: {place}");
@@ -538,7 +538,7 @@ fn components_add_their_data_to_servers_and_workers() {
 }
 
 #[test]
-fn wrong_values_are_told_of_by_name() {
+fn invalid_values_are_reported_by_name() {
     let server = |words: &[&str]| {
         let words = ["ps-server", "/config/run.toml", "--listen=0.0.0.0:4370"].iter().chain(words);
         ServerArguments::try_parse_from(words.copied())
@@ -560,7 +560,7 @@ fn wrong_values_are_told_of_by_name() {
 }
 
 #[test]
-fn dashboards_ask_for_metrics_that_there_are() {
+fn dashboards_use_only_existing_metrics() {
     let table = std::fs::read_to_string(deploy().join("../docs/metrics.md")).unwrap();
     let files = ["grafana/downhill.json", "../docs/metrics.md"];
     for file in files {

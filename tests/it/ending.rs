@@ -23,13 +23,13 @@ initial = 0.05
 "#;
 
 /// A temporary folder with a run, its results and its sockets.
-struct Place(tempfile::TempDir);
+struct TestDir(tempfile::TempDir);
 
-impl Place {
+impl TestDir {
     fn new(run: &str) -> Self {
-        let place = Place(tempfile::tempdir().unwrap());
-        fs::write(place.path("run.toml"), run).unwrap();
-        place
+        let dir = TestDir(tempfile::tempdir().unwrap());
+        fs::write(dir.path("run.toml"), run).unwrap();
+        dir
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -89,36 +89,36 @@ fn code(ended: &Ended, wanted: i32) {
 }
 
 #[test]
-fn a_worker_that_is_stopped_before_the_end_says_so_and_the_run_goes_on() {
-    let place = Place::new(RUN);
-    let wanted = place.wanted();
-    let mut server = Running::start(&mut place.server(1));
-    let [mut first, mut second] = [place.worker(), place.worker()];
-    place.let_run(&mut server);
+fn a_stopped_worker_reports_it_and_the_run_continues() {
+    let dir = TestDir::new(RUN);
+    let wanted = dir.wanted();
+    let mut server = Running::start(&mut dir.server(1));
+    let [mut first, mut second] = [dir.worker(), dir.worker()];
+    dir.let_run(&mut server);
     send(&first, "-TERM");
     code(&first.finish(), 143);
     send(&second, "-INT");
     code(&second.finish(), 130);
-    let mut third = place.worker();
+    let mut third = dir.worker();
     assert_eq!(server.finish().hash(), wanted);
     code(&third.finish(), 0);
 }
 
 #[test]
-fn a_server_that_is_stopped_is_waited_for_by_workers_and_shards() {
-    let place = Place::new(RUN);
-    let wanted = place.wanted();
-    let (mut shard, mut worker) = (place.shard(), place.worker());
+fn workers_and_shards_wait_for_a_stopped_server() {
+    let dir = TestDir::new(RUN);
+    let wanted = dir.wanted();
+    let (mut shard, mut worker) = (dir.shard(), dir.worker());
     for signal in ["-TERM", "-INT"] {
-        let mut server = Running::start(&mut place.server(2));
+        let mut server = Running::start(&mut dir.server(2));
         server.log_line(|line| line.contains("worker admitted"));
-        place.let_run(&mut server);
+        dir.let_run(&mut server);
         send(&server, signal);
         let ended = server.finish();
         code(&ended, if signal == "-TERM" { 143 } else { 130 });
         assert!(ended.stdout.contains("stopped before its end"), "{ended}");
     }
-    assert_eq!(run(&mut place.server(2)).hash(), wanted);
+    assert_eq!(run(&mut dir.server(2)).hash(), wanted);
     let (shard, worker) = (shard.finish(), worker.finish());
     code(&shard, 0);
     code(&worker, 0);
@@ -126,15 +126,15 @@ fn a_server_that_is_stopped_is_waited_for_by_workers_and_shards() {
 }
 
 #[test]
-fn a_server_that_is_stopped_while_it_waits_for_a_shard_saves_what_the_shard_holds() {
+fn a_server_stopped_while_it_waits_for_a_shard_saves_the_shards_weights() {
     // Every step ends an epoch, after which the weights are fetched from the shard for validation. If the
     // shard is suspended, the coordinator waits for it, sometimes during such a fetch.
     let run = RUN.replace("batch = 40", "batch = \"full\"").replace("epochs = 120", "epochs = 100000");
     let run = run.replace("digits:600", "digits:40").replace("[model]", "validation = 0.1\n[model]");
-    let place = Place::new(&(run + "[optimizer]\nmomentum = 0.9\n"));
+    let dir = TestDir::new(&(run + "[optimizer]\nmomentum = 0.9\n"));
     for _ in 0..4 {
-        let mut server = Running::start(&mut place.server(2));
-        let (shard, _worker) = (place.shard(), place.worker());
+        let mut server = Running::start(&mut dir.server(2));
+        let (shard, _worker) = (dir.shard(), dir.worker());
         server.log_line(|line| line.starts_with("epoch "));
         send(&shard, "-STOP");
         send(&server, "-TERM");
@@ -144,13 +144,13 @@ fn a_server_that_is_stopped_while_it_waits_for_a_shard_saves_what_the_shard_hold
 }
 
 #[test]
-fn a_run_that_was_ended_on_request_stays_ended_until_it_is_to_be_resumed() {
-    let place = Place::new(RUN);
-    let wanted = place.wanted();
-    let mut server = Running::start(&mut place.server(2));
-    let (mut shard, mut worker) = (place.shard(), place.worker());
-    place.let_run(&mut server);
-    let stopped = run(&mut downhill(&["stop", &place.address("socket")]));
+fn a_run_ended_on_request_stays_ended_unless_resumed_explicitly() {
+    let dir = TestDir::new(RUN);
+    let wanted = dir.wanted();
+    let mut server = Running::start(&mut dir.server(2));
+    let (mut shard, mut worker) = (dir.shard(), dir.worker());
+    dir.let_run(&mut server);
+    let stopped = run(&mut downhill(&["stop", &dir.address("socket")]));
     assert!(stopped.status.success() && stopped.stdout.starts_with("ended; saved after "), "{stopped}");
     let ended = server.finish();
     code(&ended, 3);
@@ -162,34 +162,34 @@ fn a_run_that_was_ended_on_request_stays_ended_until_it_is_to_be_resumed() {
         assert!(ended.stderr.contains("ended on request"), "{ended}");
     }
     // Started again with the same command, the run does not resume.
-    let again = run(&mut place.server(2));
+    let again = run(&mut dir.server(2));
     code(&again, 3);
     assert!(again.stderr.contains("--resume") && again.stdout.lines().last() == Some(last), "{again}");
-    let listed = run(downhill(&["runs"]).arg(place.path("")));
+    let listed = run(downhill(&["runs"]).arg(dir.path("")));
     assert!(listed.stdout.contains("ended"), "{listed}");
-    let mut server = Running::start(place.server(2).arg("--resume"));
-    let (mut shard, mut worker) = (place.shard(), place.worker());
+    let mut server = Running::start(dir.server(2).arg("--resume"));
+    let (mut shard, mut worker) = (dir.shard(), dir.worker());
     // From now on, it behaves like any other run.
     server.log_line(|line| line.contains("worker admitted"));
     server.kill();
     server.finish();
-    assert_eq!(run(&mut place.server(2)).hash(), wanted);
+    assert_eq!(run(&mut dir.server(2)).hash(), wanted);
     code(&shard.finish(), 0);
     code(&worker.finish(), 0);
 }
 
 #[test]
-fn a_run_is_ended_by_administrators_only() {
-    let place = Place::new(RUN);
+fn only_administrators_can_end_a_run() {
+    let dir = TestDir::new(RUN);
     let token = |name: &str, text: &str| {
-        fs::write(place.path(name), format!("{text}\n")).unwrap();
-        place.path(name)
+        fs::write(dir.path(name), format!("{text}\n")).unwrap();
+        dir.path(name)
     };
     let workers = token("workers", "a-token-of-all-workers");
     let admin = token("admin", "a-token-of-administrators");
     let serve = |listen: &str, admin: &PathBuf| {
         let mut command = program("ps-server");
-        command.arg(place.path("run.toml")).arg("--out").arg(place.path("out")).args(["--listen", listen]);
+        command.arg(dir.path("run.toml")).arg("--out").arg(dir.path("out")).args(["--listen", listen]);
         command.arg("--token-file").arg(&workers).arg("--admin-token-file").arg(admin);
         Running::start(&mut command)
     };
@@ -212,28 +212,28 @@ fn a_run_is_ended_by_administrators_only() {
 }
 
 #[test]
-fn processes_that_are_stopped_before_the_run_begins_do_not_end_well() {
-    let place = Place::new(RUN);
-    let mut lonely = place.worker();
+fn processes_stopped_before_the_run_begins_exit_with_an_error() {
+    let dir = TestDir::new(RUN);
+    let mut lonely = dir.worker();
     lonely.log_line(|line| line.contains("server not there yet"));
-    let mut shard = place.shard();
+    let mut shard = dir.shard();
     shard.line(|line| line.starts_with("listening on "));
     for process in [&mut lonely, &mut shard] {
         send(process, "-TERM");
         code(&process.finish(), 143);
     }
     // The server is started only now, because with a single shard it would refuse the other one.
-    let mut server = Running::start(place.server(1).args(["--checkpoint-seconds", "0"]));
+    let mut server = Running::start(dir.server(1).args(["--checkpoint-seconds", "0"]));
     server.line(|line| line.starts_with("listening on "));
     send(&server, "-TERM");
     code(&server.finish(), 143);
 }
 
 #[test]
-fn when_the_coordinator_fails_so_do_its_shards_and_workers() {
-    let place = Place::new(&RUN.replace("0.05", "1e30"));
-    let mut server = Running::start(&mut place.server(2));
-    let (mut shard, mut worker) = (place.shard(), place.worker());
+fn a_coordinator_failure_fails_its_shards_and_workers() {
+    let dir = TestDir::new(&RUN.replace("0.05", "1e30"));
+    let mut server = Running::start(&mut dir.server(2));
+    let (mut shard, mut worker) = (dir.shard(), dir.worker());
     for process in [&mut server, &mut shard, &mut worker] {
         code(&process.finish(), 1);
     }
@@ -241,9 +241,9 @@ fn when_the_coordinator_fails_so_do_its_shards_and_workers() {
 
 #[test]
 fn a_launched_run_that_is_ended_on_request_ends_as_a_whole() {
-    let place = Place::new(RUN);
+    let dir = TestDir::new(RUN);
     let mut command = downhill(&["launch"]);
-    command.arg(place.path("run.toml")).args([
+    command.arg(dir.path("run.toml")).args([
         "--workers",
         "2",
         "--threads",
@@ -252,11 +252,11 @@ fn a_launched_run_that_is_ended_on_request_ends_as_a_whole() {
         "5",
         "--out",
     ]);
-    let mut launch = Running::start(command.arg(place.path("out")));
+    let mut launch = Running::start(command.arg(dir.path("out")));
     let found = launch.log_line(|line| line.contains("server found"));
     let address =
         found.split("server=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().replace('"', "");
-    place.let_run(&mut launch);
+    dir.let_run(&mut launch);
     assert!(run(&mut downhill(&["stop", &address])).status.success());
     let ended = launch.finish();
     code(&ended, 3);

@@ -18,13 +18,13 @@ const SAVER: &str = env!("CARGO_BIN_EXE_saver");
 
 /// A folder with checkpoints 1 and 2. The test itself never opens the store: a program that it starts
 /// meanwhile would inherit the lock until its exec.
-struct Place(tempfile::TempDir);
+struct TestDir(tempfile::TempDir);
 
-impl Place {
+impl TestDir {
     fn new() -> Self {
-        let place = Place(tempfile::tempdir().unwrap());
-        assert_eq!(place.saver("save", &["1", "2"]).stdout, "saved 1\nsaved 2\n");
-        place
+        let dir = TestDir(tempfile::tempdir().unwrap());
+        assert_eq!(dir.saver("save", &["1", "2"]).stdout, "saved 1\nsaved 2\n");
+        dir
     }
 
     fn folder(&self) -> PathBuf {
@@ -42,10 +42,10 @@ impl Place {
         step.ok_or_else(|| ended.to_string())
     }
 
-    /// Saves checkpoints 3 and 4 under strace, which injects `harm`. Also returns the logged calls.
-    fn save(&self, harm: Option<&str>) -> (Ended, Vec<Call>) {
+    /// Saves checkpoints 3 and 4 under strace, which injects `injection`. Also returns the logged calls.
+    fn save(&self, injection: Option<&str>) -> (Ended, Vec<Call>) {
         let log = self.0.path().join("log");
-        let mut command = traced(&log, harm);
+        let mut command = traced(&log, injection);
         let ended = run(command.arg(SAVER).arg("save").arg(self.folder()).args(["3", "4"]));
         (ended, calls(&log))
     }
@@ -71,11 +71,11 @@ impl Call {
     }
 }
 
-fn traced(log: &Path, harm: Option<&str>) -> Command {
+fn traced(log: &Path, injection: Option<&str>) -> Command {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-y", "-e", &format!("trace={CALLS}"), "-o"]).arg(log);
-    if let Some(harm) = harm {
-        command.args(["-e", &format!("inject={harm}")]);
+    if let Some(injection) = injection {
+        command.args(["-e", &format!("inject={injection}")]);
     }
     command.stdin(Stdio::null());
     command
@@ -105,16 +105,16 @@ fn has_strace() -> bool {
 }
 
 #[test]
-fn a_save_that_is_killed_or_fails_at_any_call_leaves_the_new_checkpoint_or_the_old_one() {
+fn a_save_interrupted_at_any_system_call_leaves_the_new_or_the_old_checkpoint() {
     if !has_strace() {
         return;
     }
-    let place = Place::new();
-    let (ended, clean) = place.save(None);
+    let dir = TestDir::new();
+    let (ended, clean) = dir.save(None);
     assert_eq!(ended.stdout, "saved 3\nsaved 4\n", "{ended}");
-    assert_eq!(place.newest(), Ok(4));
+    assert_eq!(dir.newest(), Ok(4));
     let of_the_folder = clean.iter().filter(|call| call.line.contains("checkpoints"));
-    let harms = of_the_folder.flat_map(|call| {
+    let injections = of_the_folder.flat_map(|call| {
         // For the program, a file that cannot be opened is like one that cannot be written.
         let kinds: &[_] = if call.name == "openat" {
             &["error=EIO"]
@@ -123,21 +123,21 @@ fn a_save_that_is_killed_or_fails_at_any_call_leaves_the_new_checkpoint_or_the_o
         };
         kinds.iter().map(|kind| format!("{}:{kind}:when={}", call.name, call.number))
     });
-    let harms: Vec<String> = harms.collect();
-    let newest: Vec<u64> = harms.par_iter().map(|harm| check(harm)).collect();
+    let injections: Vec<String> = injections.collect();
+    let newest: Vec<u64> = injections.par_iter().map(|injection| check(injection)).collect();
     let [old, new] = [2..4, 4..5].map(|steps| newest.iter().filter(|step| steps.contains(*step)).count());
-    println!("{} points, {old} with an older checkpoint, {new} with the newest", harms.len());
-    assert!(harms.len() > 120 && old > 20 && new > 20, "{harms:?} {newest:?}");
+    println!("{} points, {old} with an older checkpoint, {new} with the newest", injections.len());
+    assert!(injections.len() > 120 && old > 20 && new > 20, "{injections:?} {newest:?}");
 }
 
 /// Injects a fault into a save. Returns the newest checkpoint afterwards.
-fn check(harm: &str) -> u64 {
-    let place = Place::new();
-    let (ended, calls) = place.save(Some(harm));
-    let context = format!("{harm}\n{ended}\n{calls:#?}");
+fn check(injection: &str) -> u64 {
+    let dir = TestDir::new();
+    let (ended, calls) = dir.save(Some(injection));
+    let context = format!("{injection}\n{ended}\n{calls:#?}");
     let said = ended.stdout.lines().filter_map(|line| line.strip_prefix("saved ")?.parse().ok());
     let said: u64 = said.max().unwrap_or(2);
-    let step = place.newest().unwrap_or_else(|problem| panic!("{problem}\n{context}"));
+    let step = dir.newest().unwrap_or_else(|problem| panic!("{problem}\n{context}"));
     assert!(step >= said, "{step} is there, {said} was called saved\n{context}");
 
     if let Some(at) = calls.iter().position(|call| call.name == "fsync" && call.failed()) {
@@ -148,8 +148,8 @@ fn check(harm: &str) -> u64 {
         assert!(!again, "{} is tried again\n{context}", calls[at].path());
     }
     // Another process can continue.
-    assert_eq!(place.saver("save", &["9"]).stdout, "saved 9\n", "{context}");
-    assert_eq!(place.newest(), Ok(9), "{context}");
+    assert_eq!(dir.saver("save", &["9"]).stdout, "saved 9\n", "{context}");
+    assert_eq!(dir.newest(), Ok(9), "{context}");
     step
 }
 
@@ -176,17 +176,17 @@ fn run_file(folder: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_disk_that_cannot_make_a_checkpoint_durable_ends_the_run() {
+fn a_failed_fsync_ends_the_run() {
     if !has_strace() {
         return;
     }
-    let place = tempfile::tempdir().unwrap();
-    let (file, log) = (run_file(place.path()), place.path().join("log"));
+    let dir = tempfile::tempdir().unwrap();
+    let (file, log) = (run_file(dir.path()), dir.path().join("log"));
     // strace counts the calls of each thread separately. Those of the main thread concern the file `holder`,
     // its folder, two result files before the first step, and the weights at the end. Those of the saving
     // thread concern its files and folders.
     for number in 1..=5 {
-        let out = place.path().join(format!("out-{number}"));
+        let out = dir.path().join(format!("out-{number}"));
         let mut command = traced(&log, Some(&format!("fsync:error=EIO:when={number}")));
         let train = program("downhill");
         command.arg(train.get_program()).arg("train").arg(&file).arg("--out").arg(&out);
@@ -204,10 +204,10 @@ fn a_disk_that_cannot_make_a_checkpoint_durable_ends_the_run() {
 /// Runs a shell script in which a small file system is mounted at `$M`. Returns `None` and prints a note if
 /// the system does not permit that.
 fn with_mount(bytes: usize, script: &str, arguments: &[&Path]) -> Option<Ended> {
-    let place = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let shell = |script: &str| {
         let mut command = Command::new("unshare");
-        command.args(["-Urm", "sh", "-c", script, "sh"]).args(arguments).env("M", place.path());
+        command.args(["-Urm", "sh", "-c", script, "sh"]).args(arguments).env("M", dir.path());
         command.env("SAVER", SAVER).env("DOWNHILL", program("downhill").get_program()).stdin(Stdio::null());
         command
     };
@@ -221,7 +221,7 @@ fn with_mount(bytes: usize, script: &str, arguments: &[&Path]) -> Option<Ended> 
 }
 
 #[test]
-fn a_full_disk_costs_the_checkpoint_that_does_not_fit_and_no_other() {
+fn a_full_disk_loses_only_the_checkpoint_that_does_not_fit() {
     let script = r#"
         "$SAVER" save "$M/checkpoints" 1 2
         cat /dev/zero >"$M/fill" 2>/dev/null
@@ -239,9 +239,9 @@ fn a_full_disk_costs_the_checkpoint_that_does_not_fit_and_no_other() {
 }
 
 #[test]
-fn a_run_whose_checkpoints_do_not_fit_says_so_and_ends_with_the_same_weights() {
-    let place = tempfile::tempdir().unwrap();
-    let file = run_file(place.path());
+fn a_run_whose_checkpoints_do_not_fit_warns_and_gives_the_same_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = run_file(dir.path());
     let wanted = run(program("downhill").arg("train").arg(&file)).hash();
     let script = r#""$DOWNHILL" train "$1" --out "$M/out" --checkpoint-every 2"#;
     let Some(ended) = with_mount(350 << 10, script, &[&file]) else { return };
@@ -252,9 +252,9 @@ fn a_run_whose_checkpoints_do_not_fit_says_so_and_ends_with_the_same_weights() {
 
 #[test]
 fn predictions_that_do_not_fit_on_the_disk_leave_nothing_behind() {
-    let place = tempfile::tempdir().unwrap();
-    let file = run_file(place.path());
-    let out = place.path().join("out");
+    let dir = tempfile::tempdir().unwrap();
+    let file = run_file(dir.path());
+    let out = dir.path().join("out");
     run(program("downhill").arg("train").arg(&file).arg("--out").arg(&out)).hash();
     let script = r#"
         "$DOWNHILL" predict "$1" --data digits:2000 --output "$M/predictions.csv"
@@ -271,9 +271,9 @@ fn predictions_that_do_not_fit_on_the_disk_leave_nothing_behind() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_refused_at_once_and_nothing_is_lost() {
-    let place = tempfile::tempdir().unwrap();
-    let file = run_file(place.path());
+fn an_unwritable_folder_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = run_file(dir.path());
     let script = r#"
         "$SAVER" save "$M/checkpoints" 1 2
         mkdir "$M/out"

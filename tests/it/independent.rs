@@ -561,7 +561,7 @@ fn factors_of_the_rate_are_multiplied_in_the_order_of_their_names() {
 }
 
 #[test]
-fn all_that_is_decided_before_a_step() {
+fn every_policy_that_decides_before_a_step() {
     compare(|_| {
         let early = |patience, min_delta| Some(EarlyStopping { patience, min_delta });
         let watched = |name: &str, rate: LearningRate, control: ControlConfig| Run {
@@ -690,7 +690,7 @@ fn all_that_is_decided_before_a_step() {
 }
 
 #[test]
-fn batches_leaves_shares_and_standardised_features() {
+fn batches_leaves_validation_shares_and_standardized_features() {
     compare(|_| {
         let mut runs = Vec::new();
         for (batch, leaf) in [(1, 1), (7, 1), (33, 5), (64, 64), (100, 7), (203, 10), (203, 1)] {

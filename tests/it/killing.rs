@@ -19,7 +19,7 @@ fn a_hundred_signals_to_workers_and_servers_change_no_bit() {
 }
 
 #[test]
-fn one_server_that_keeps_all_withstands_signals_as_well() {
+fn signals_to_a_single_server_change_no_bit() {
     let seed = std::process::id().to_string();
     let flags = ["verify", "--workers", "2", "--shards", "1", "--signals", "15", "--seed"];
     let ended = run(downhill(&flags).arg(&seed));

@@ -71,7 +71,7 @@ fn momentum_carries_over_the_ridge() {
 }
 
 #[test]
-fn warm_restarts_leave_it_at_a_rate_that_it_is_too_narrow_for() {
+fn warm_restarts_escape_at_a_rate_that_the_minimum_is_too_narrow_for() {
     // A minimum is stable for rates below 2 divided by its curvature: 0.21 for the narrow one, 1.6 for the
     // wide one.
     let restarts = LearningRate {
@@ -86,7 +86,7 @@ fn warm_restarts_leave_it_at_a_rate_that_it_is_too_narrow_for() {
 }
 
 #[test]
-fn noise_that_goes_away_leaves_it_and_settles_in_the_good_one() {
+fn decaying_noise_escapes_and_settles_in_the_good_minimum() {
     let noisy = || OptimizerConfig { noise: Some(Noise { scale: 3000.0, decay: 0.9 }), ..plain() };
     let model = Model::new(1, &[1], Activation::Tanh, Head::SquaredError, 0);
     let seeds = (0..).filter(|seed| model.initial(*seed)[0] > 0.8).take(16);
@@ -100,7 +100,7 @@ fn noise_that_goes_away_leaves_it_and_settles_in_the_good_one() {
 }
 
 #[test]
-fn other_seeds_begin_elsewhere() {
+fn other_seeds_start_elsewhere() {
     let ends = (0..8).map(|seed| descend(seed, plain(), LearningRate::constant(0.02)));
     let good = ends.filter(|end| is_good(*end)).count();
     assert!((1..8).contains(&good), "{good} of 8 seeds end in the good minimum");

@@ -180,8 +180,8 @@ fn a_slow_cable_changes_no_bit() {
             continue;
         }
         let waited = |cluster: &Cluster| {
-            let told = cluster.machines[machine].tool(&format!("tc -s qdisc show dev {cable}"));
-            number_after(&told, "overlimits")
+            let output = cluster.machines[machine].tool(&format!("tc -s qdisc show dev {cable}"));
+            number_after(&output, "overlimits")
         };
         cluster.make_steps(20);
         cluster.until("packets that wait", |cluster| waited(cluster) > 0);
@@ -230,7 +230,7 @@ const LOSSES: [Loss; 3] = [
 #[test]
 fn lost_packets_change_no_bit() {
     let Some(mut cluster) = Cluster::start(40) else { return };
-    for Loss { tool, begin, count: [tells, word, sign], end } in &LOSSES {
+    for Loss { tool, begin, count: [arguments, word, sign], end } in &LOSSES {
         let begun = begin.iter().try_for_each(|line| cluster.machines[0].try_tool(line).map(drop));
         if let Err(problem) = begun {
             println!("skipped {tool}: {problem}");
@@ -238,9 +238,9 @@ fn lost_packets_change_no_bit() {
             continue;
         }
         let lost = |cluster: &Cluster| {
-            let told = cluster.machines[0].tool(tells);
-            let line = told.lines().find(|line| line.contains(sign));
-            number_after(line.unwrap_or_else(|| panic!("no {sign} in {told}")), word)
+            let output = cluster.machines[0].tool(arguments);
+            let line = output.lines().find(|line| line.contains(sign));
+            number_after(line.unwrap_or_else(|| panic!("no {sign} in {output}")), word)
         };
         cluster.make_steps(15);
         cluster.until("lost packets", |cluster| lost(cluster) > 0);

@@ -34,12 +34,12 @@ fn block<'a>(section: &'a str, language: &str) -> &'a str {
 }
 
 #[test]
-fn the_page_is_of_the_version_of_the_code() {
+fn the_page_states_the_numerics_version_of_the_code() {
     assert!(page().contains(&format!("\nVersion {NUMERICS_VERSION}.\n")));
 }
 
 #[test]
-fn the_table_of_settings_says_of_every_number_how_it_is_rounded() {
+fn the_table_of_settings_states_the_rounding_of_every_number() {
     let page = page();
     let rows =
         section(&page, "10. Settings").lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
@@ -85,7 +85,7 @@ fn the_table_of_settings_says_of_every_number_how_it_is_rounded() {
 
 /// Run with `UPDATE_NUMERICS=1` to update the numbers on the page.
 #[test]
-fn the_worked_example_has_the_numbers_of_both_programs() {
+fn the_worked_example_matches_both_programs() {
     let page = page();
     let example = section(&page, "11. A worked example");
     let [file, table, stated] = ["toml", "csv", "text"].map(|language| block(example, language));
@@ -137,7 +137,7 @@ fn worked_example(file: &str, table: &str) -> (String, String) {
         let _ = writeln!(numbers, "\nweights {when}:");
         for tensor in model.layout().tensors() {
             let values = &weights[tensor.offset..tensor.offset + tensor.len()];
-            let _ = writeln!(numbers, "  {}: {}", tensor.name, list(values));
+            let _ = writeln!(numbers, " {}: {}", tensor.name, list(values));
         }
     };
     weights(&mut numbers, "before step 0", &initial);

@@ -33,7 +33,7 @@ fn observed(validation: Option<f64>) -> Observed {
 }
 
 #[test]
-fn ten_steps_of_every_optimizer_are_those_of_pytorch_optax_or_its_paper() {
+fn ten_steps_of_every_optimizer_match_pytorch_optax_or_the_paper() {
     let table: Value = serde_json::from_str(TABLE).unwrap();
     let gradients: Vec<Vec<f64>> = table["gradients"].as_array().unwrap().iter().map(numbers).collect();
     let rows = table["optimizers"].as_array().unwrap();

@@ -37,15 +37,15 @@ fn worker(folder: &Path, address: &str) -> Command {
 #[test]
 fn processes_behind_certificates_and_a_token_train_to_the_same_hash() {
     let folder = tempfile::tempdir().unwrap();
-    let place = folder.path();
-    fs::write(place.join("run.toml"), RUN).unwrap();
-    fs::write(place.join("token"), "# for this test\n0123456789abcdef0123456789abcdef\n").unwrap();
+    let dir = folder.path();
+    fs::write(dir.join("run.toml"), RUN).unwrap();
+    fs::write(dir.join("token"), "# for this test\n0123456789abcdef0123456789abcdef\n").unwrap();
     let mut train = downhill(&["train"]);
-    let wanted = run(train.arg(place.join("run.toml")).arg("--out").arg(place.join("alone"))).hash();
+    let wanted = run(train.arg(dir.join("run.toml")).arg("--out").arg(dir.join("alone"))).hash();
 
     let certs = || {
         let mut certs = downhill(&["certs", "--workers", "2", "--days", "1", "--host", "train.example"]);
-        certs.arg("--out").arg(place.join("certs"));
+        certs.arg("--out").arg(dir.join("certs"));
         run(&mut certs)
     };
     let made = certs();
@@ -58,20 +58,20 @@ fn processes_behind_certificates_and_a_token_train_to_the_same_hash() {
     #[cfg(unix)]
     for name in ["ca-key.pem", "server-key.pem", "worker-1-key.pem"] {
         use std::os::unix::fs::PermissionsExt;
-        let mode = fs::metadata(place.join("certs").join(name)).unwrap().permissions().mode();
+        let mode = fs::metadata(dir.join("certs").join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
-    let before = fs::read(place.join("certs/server-key.pem")).unwrap();
+    let before = fs::read(dir.join("certs/server-key.pem")).unwrap();
     let again = certs();
     assert_eq!(again.status.code(), Some(1), "{again}");
     assert!(again.stderr.contains("is not overwritten"), "{again}");
-    assert_eq!(fs::read(place.join("certs/server-key.pem")).unwrap(), before);
+    assert_eq!(fs::read(dir.join("certs/server-key.pem")).unwrap(), before);
 
     let mut server = program("ps-server");
-    server.arg(place.join("run.toml")).arg("--out").arg(place.join("run"));
+    server.arg(dir.join("run.toml")).arg("--out").arg(dir.join("run"));
     server.args(["--listen", "127.0.0.1:0", "--min-workers", "2"]);
-    server.arg("--token-file").arg(place.join("token"));
-    with_certificate(&mut server, place, "server");
+    server.arg("--token-file").arg(dir.join("token"));
+    with_certificate(&mut server, dir, "server");
     let mut server = Running::start(&mut server);
     let line = server.line(|line| line.starts_with("listening on https://"));
     let address = line.trim_start_matches("listening on ").to_owned();
@@ -82,20 +82,20 @@ fn processes_behind_certificates_and_a_token_train_to_the_same_hash() {
         assert_eq!(ended.status.code(), Some(42), "{ended}");
         assert!(ended.stderr.contains(expected), "{ended}");
     };
-    refused(worker(place, address.trim_start_matches("https://")), "speaks TLS only");
+    refused(worker(dir, address.trim_start_matches("https://")), "speaks TLS only");
     let mut stranger = program("ps-worker");
     stranger.args(["--server", &address]);
-    with_certificate(&mut stranger, place, "worker-1");
+    with_certificate(&mut stranger, dir, "worker-1");
     refused(stranger, "asks for a token");
-    let ended = run(&mut worker(place, &address));
+    let ended = run(&mut worker(dir, &address));
     assert_eq!(ended.status.code(), Some(2), "{ended}");
     assert!(ended.stderr.contains("https needs --tls-cert"), "{ended}");
 
     let workers: Vec<Running> = ["worker-1", "worker-2"]
         .into_iter()
         .map(|name| {
-            let mut command = worker(place, &address);
-            with_certificate(&mut command, place, name);
+            let mut command = worker(dir, &address);
+            with_certificate(&mut command, dir, name);
             Running::start(&mut command)
         })
         .collect();
@@ -107,20 +107,20 @@ fn processes_behind_certificates_and_a_token_train_to_the_same_hash() {
 }
 
 #[test]
-fn a_workers_certificate_does_not_pass_for_a_servers() {
+fn a_workers_certificate_is_not_accepted_for_a_server() {
     let folder = tempfile::tempdir().unwrap();
-    let place = folder.path();
-    fs::write(place.join("run.toml"), RUN).unwrap();
+    let dir = folder.path();
+    fs::write(dir.join("run.toml"), RUN).unwrap();
     let mut certs = downhill(&["certs", "--workers", "1"]);
-    assert!(run(certs.arg("--out").arg(place.join("certs"))).status.success());
+    assert!(run(certs.arg("--out").arg(dir.join("certs"))).status.success());
     let mut server = program("ps-server");
-    server.arg(place.join("run.toml")).arg("--out").arg(place.join("run")).args(["--listen", "127.0.0.1:0"]);
-    with_certificate(&mut server, place, "worker-1");
+    server.arg(dir.join("run.toml")).arg("--out").arg(dir.join("run")).args(["--listen", "127.0.0.1:0"]);
+    with_certificate(&mut server, dir, "worker-1");
     let mut server = Running::start(&mut server);
     let line = server.line(|line| line.starts_with("listening on "));
     let mut worker = program("ps-worker");
     worker.args(["--server", line.trim_start_matches("listening on ")]);
-    with_certificate(&mut worker, place, "worker-1");
+    with_certificate(&mut worker, dir, "worker-1");
     let ended = run(&mut worker);
     assert_eq!(ended.status.code(), Some(42), "{ended}");
     assert!(ended.stderr.contains("the server's certificate"), "{ended}");

@@ -7,7 +7,7 @@
 mod proxy;
 
 use downhill_tests::{Ended, Running, downhill, program, run};
-use proxy::{BOTH, Done, Fault, Proxy, Way};
+use proxy::{BOTH, Direction, Done, Fault, Proxy};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,29 +38,29 @@ const ROUNDS: std::ops::Range<u32> = 2_000..600_000;
 const BEGINNING: std::ops::Range<u32> = 0..3_000;
 
 /// A temporary folder with a run and its results.
-struct Place {
+struct TestDir {
     folder: tempfile::TempDir,
     is_secure: bool,
 }
 
-impl Place {
+impl TestDir {
     fn new() -> Self {
-        Place::of(RUN)
+        TestDir::of(RUN)
     }
 
     fn of(run: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("run.toml"), run).unwrap();
-        Place { folder, is_secure: false }
+        TestDir { folder, is_secure: false }
     }
 
-    /// Creates a place with certificates for all processes.
+    /// Creates a folder with certificates for all processes.
     fn secure() -> Self {
-        let place = Place { is_secure: true, ..Place::new() };
+        let dir = TestDir { is_secure: true, ..TestDir::new() };
         let mut certs = downhill(&["certs", "--workers", "1", "--days", "1"]);
-        let made = run(certs.arg("--out").arg(place.path("certs")));
+        let made = run(certs.arg("--out").arg(dir.path("certs")));
         assert!(made.status.success(), "{made}");
-        place
+        dir
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -146,8 +146,8 @@ fn setbacks(workers: &[Ended]) -> usize {
 
 #[test]
 fn delayed_and_cut_connections_change_no_bit() {
-    let (place, seed) = (Place::new(), seed());
-    let wanted = place.hash();
+    let (dir, seed) = (TestDir::new(), seed());
+    let wanted = dir.hash();
     let cards = [
         (Fault::Close, 4, ROUNDS),
         (Fault::Close, 2, BEGINNING),
@@ -161,9 +161,9 @@ fn delayed_and_cut_connections_change_no_bit() {
         (Fault::SwallowAll, 1, ROUNDS),
     ];
     let proxy = Proxy::start(seed, &cards);
-    let (server, address) = place.coordinator(&[]);
+    let (server, address) = dir.coordinator(&[]);
     proxy.lead_to(address);
-    let workers = (0..3).map(|_| place.worker(&proxy, "60")).collect();
+    let workers = (0..3).map(|_| dir.worker(&proxy, "60")).collect();
     let workers = finish(server, workers, &wanted);
     let done = proxy.all_done();
     assert!(done.delays > 0 && setbacks(&workers) > 10, "{done}\n{workers:#?}");
@@ -178,20 +178,20 @@ struct Sharded {
 }
 
 impl Sharded {
-    /// Creates a place with a model that is large enough for two shards.
-    fn place() -> Place {
-        Place::of(&RUN.replace("hidden = [64]", "hidden = [128]").replace("epochs = 20", "epochs = 12"))
+    /// Creates a folder with a model that is large enough for two shards.
+    fn dir() -> TestDir {
+        TestDir::of(&RUN.replace("hidden = [64]", "hidden = [128]").replace("epochs = 20", "epochs = 12"))
     }
 
-    fn start(place: &Place, ways: &[Proxy; 3]) -> Self {
-        let (coordinator, address) = place.coordinator(&["--shard", "0/2"]);
-        ways[0].lead_to(address);
-        ways[2].lead_to(address);
-        let [_, advertised, coordinates] = ways.each_ref().map(|proxy| proxy.address.to_string());
+    fn start(dir: &TestDir, proxies: &[Proxy; 3]) -> Self {
+        let (coordinator, address) = dir.coordinator(&["--shard", "0/2"]);
+        proxies[0].lead_to(address);
+        proxies[2].lead_to(address);
+        let [_, advertised, coordinates] = proxies.each_ref().map(|proxy| proxy.address.to_string());
         let (shard, address) =
-            place.server(&["--shard", "1/2", "--coordinator", &coordinates, "--advertise", &advertised]);
-        ways[1].lead_to(address);
-        let workers = (0..3).map(|_| place.worker(&ways[0], "60")).collect();
+            dir.server(&["--shard", "1/2", "--coordinator", &coordinates, "--advertise", &advertised]);
+        proxies[1].lead_to(address);
+        let workers = (0..3).map(|_| dir.worker(&proxies[0], "60")).collect();
         Sharded { coordinator, shard, workers }
     }
 
@@ -205,38 +205,38 @@ impl Sharded {
 }
 
 #[test]
-fn shards_behind_proxies_of_their_own_change_no_bit() {
-    let (place, seed) = (Sharded::place(), seed());
-    let wanted = place.hash();
+fn shards_behind_separate_proxies_change_no_bit() {
+    let (dir, seed) = (Sharded::dir(), seed());
+    let wanted = dir.hash();
     let cuts = [(Fault::Close, 2, ROUNDS), (Fault::Reset, 2, ROUNDS), (Fault::HalfClose, 1, ROUNDS)];
     let swallowed = [(Fault::Swallow, 2, ROUNDS), (Fault::SwallowAll, 1, ROUNDS)];
-    let ways = [
+    let proxies = [
         Proxy::start(seed, &[&cuts[..], &swallowed].concat()),
         Proxy::start(seed + 1, &cuts),
         Proxy::start(seed + 2, &[(Fault::Close, 1, 0..100), (Fault::Reset, 1, 0..100)]),
     ];
-    let mut cluster = Sharded::start(&place, &ways);
+    let mut cluster = Sharded::start(&dir, &proxies);
     // The rest of the run is long enough for all remaining faults.
     for bytes in [10_000_000, 40_000_000] {
-        ways[0].wait(|done| done.bytes > bytes);
-        ways[2].cut();
+        proxies[0].wait(|done| done.bytes > bytes);
+        proxies[2].cut();
         cluster.coordinator.log_line(|line| line.contains(" is gone: "));
     }
     let workers = cluster.finish(&wanted);
-    let done = ways.each_ref().map(Proxy::all_done);
+    let done = proxies.each_ref().map(Proxy::all_done);
     assert!(done.iter().all(|done| done.delays > 0) && setbacks(&workers) > 5, "{done:?}\n{workers:#?}");
     assert!(done[2].faults[&Fault::Reset] >= 3, "{}", done[2]);
 }
 
 #[test]
-fn a_shard_that_falls_silent_is_missed_within_a_minute_and_changes_no_bit() {
-    let (place, seed) = (Sharded::place(), seed());
-    let wanted = place.hash();
-    let ways = [0, 1, 2].map(|index| Proxy::start(seed + index, &[]));
-    let mut cluster = Sharded::start(&place, &ways);
-    ways[0].wait(|done| done.bytes > 10_000_000);
-    for way in &ways[1..] {
-        way.hold(&BOTH);
+fn a_silent_shard_is_detected_within_a_minute_and_changes_no_bit() {
+    let (dir, seed) = (Sharded::dir(), seed());
+    let wanted = dir.hash();
+    let proxies = [0, 1, 2].map(|index| Proxy::start(seed + index, &[]));
+    let mut cluster = Sharded::start(&dir, &proxies);
+    proxies[0].wait(|done| done.bytes > 10_000_000);
+    for proxy in &proxies[1..] {
+        proxy.hold(&BOTH);
     }
     let since = Instant::now();
     cluster.coordinator.log_line(|line| line.contains(" is gone: "));
@@ -245,28 +245,28 @@ fn a_shard_that_falls_silent_is_missed_within_a_minute_and_changes_no_bit() {
     }
     println!("missed after {:?}", since.elapsed());
     assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
-    for way in &ways[1..] {
-        assert!(way.done().holds > 0, "{}", way.done());
-        way.hold(&[]);
+    for proxy in &proxies[1..] {
+        assert!(proxy.done().holds > 0, "{}", proxy.done());
+        proxy.hold(&[]);
     }
     cluster.finish(&wanted);
 }
 
 #[test]
 fn silence_for_longer_than_the_worker_timeout_changes_no_bit() {
-    let (place, seed) = (Place::new(), seed());
-    let wanted = place.hash();
+    let (dir, seed) = (TestDir::new(), seed());
+    let wanted = dir.hash();
     let proxy = Proxy::start(seed, &[]);
-    let (mut server, address) = place.coordinator(&[]);
+    let (mut server, address) = dir.coordinator(&[]);
     proxy.lead_to(address);
-    let mut workers = [0, 1].map(|_| place.worker(&proxy, "60"));
+    let mut workers = [0, 1].map(|_| dir.worker(&proxy, "60"));
     for worker in &mut workers {
         worker.log_line(|line| line.contains("admitted"));
     }
-    for ways in [&[Way::Up][..], &[Way::Down], &BOTH] {
+    for directions in [&[Direction::Up][..], &[Direction::Down], &BOTH] {
         let Done { bytes, holds, .. } = proxy.done();
         proxy.wait(|done| done.bytes > bytes + 2_000_000);
-        proxy.hold(ways);
+        proxy.hold(directions);
         for worker in &mut workers {
             worker
                 .log_line(|line| line.contains("connection to the server lost") && line.contains("nothing"));
@@ -274,7 +274,7 @@ fn silence_for_longer_than_the_worker_timeout_changes_no_bit() {
         for _ in &workers {
             server.log_line(|line| line.contains(" lost at step "));
         }
-        assert!(proxy.done().holds > holds, "{ways:?}: {}", proxy.done());
+        assert!(proxy.done().holds > holds, "{directions:?}: {}", proxy.done());
         proxy.hold(&[]);
         for worker in &mut workers {
             worker.log_line(|line| line.contains("admitted"));
@@ -286,13 +286,13 @@ fn silence_for_longer_than_the_worker_timeout_changes_no_bit() {
 
 #[test]
 fn flipped_bits_under_tls_break_connections_and_change_no_bit() {
-    let (place, seed) = (Place::secure(), seed());
-    let wanted = place.hash();
+    let (dir, seed) = (TestDir::secure(), seed());
+    let wanted = dir.hash();
     let proxy = Proxy::start(seed, &[(Fault::Flip, 12, ROUNDS), (Fault::Flip, 6, BEGINNING)]);
     // A handshake with a damaged length stalls for some seconds, during which the others may finish the run.
-    let (mut server, address) = place.coordinator(&["--linger"]);
+    let (mut server, address) = dir.coordinator(&["--linger"]);
     proxy.lead_to(address);
-    let workers: Vec<Running> = (0..3).map(|_| place.worker(&proxy, "60")).collect();
+    let workers: Vec<Running> = (0..3).map(|_| dir.worker(&proxy, "60")).collect();
     let workers = workers.into_iter().map(|mut worker| worker.finish()).collect();
     server.terminate();
     let workers = check(server.finish(), workers, &wanted);
@@ -306,20 +306,20 @@ fn flipped_bits_under_tls_break_connections_and_change_no_bit() {
 }
 
 #[test]
-fn a_server_that_takes_connections_and_never_answers_is_given_up_after_patience() {
-    let place = Place::new();
+fn a_worker_gives_up_on_a_server_that_never_answers() {
+    let dir = TestDir::new();
     // The server was never reachable.
     let silent = Proxy::start(0, &[]);
     silent.hold(&BOTH);
-    let secure = Place::secure();
-    let (server, address) = place.server(&["--out", &place.path("run").display().to_string()]);
+    let secure = TestDir::secure();
+    let (server, address) = dir.server(&["--out", &dir.path("run").display().to_string()]);
     silent.lead_to(address);
     let since = Instant::now();
-    let strangers = [place.worker(&silent, "2"), secure.worker(&silent, "2")];
+    let strangers = [dir.worker(&silent, "2"), secure.worker(&silent, "2")];
     // The server was reachable and then stops answering.
     let proxy = Proxy::start(0, &[]);
     proxy.lead_to(address);
-    let mut worker = place.worker(&proxy, "4");
+    let mut worker = dir.worker(&proxy, "4");
     worker.log_line(|line| line.contains("admitted"));
     proxy.wait(|done| done.bytes > 1_000_000);
     proxy.hold(&BOTH);

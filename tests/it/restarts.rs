@@ -24,14 +24,14 @@ epochs = 3000
 initial = 0.5
 "#;
 
-struct Place(tempfile::TempDir);
+struct TestDir(tempfile::TempDir);
 
-impl Place {
+impl TestDir {
     fn new() -> Self {
-        let place = Place(tempfile::tempdir().unwrap());
-        fs::write(place.path("run.toml"), RUN).unwrap();
-        fs::write(place.path("xor.csv"), "a,b,odd\n0,0,no\n0,1,yes\n1,0,yes\n1,1,no\n").unwrap();
-        place
+        let dir = TestDir(tempfile::tempdir().unwrap());
+        fs::write(dir.path("run.toml"), RUN).unwrap();
+        fs::write(dir.path("xor.csv"), "a,b,odd\n0,0,no\n0,1,yes\n1,0,yes\n1,1,no\n").unwrap();
+        dir
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -53,21 +53,21 @@ fn loss(folder: &Path) -> f64 {
 
 #[test]
 fn restarts_leave_a_poor_minimum_and_keep_the_best_by_validation() {
-    let place = Place::new();
-    place.train("one", &[]).hash();
-    assert!((loss(&place.path("one")) - 0.3475).abs() < 0.001, "{}", loss(&place.path("one")));
-    let wanted = place.train("many", &["--restarts", "4"]).hash();
-    assert!(loss(&place.path("many")) < 0.01);
-    let told = json(&place.path("many/restarts.json"));
+    let dir = TestDir::new();
+    dir.train("one", &[]).hash();
+    assert!((loss(&dir.path("one")) - 0.3475).abs() < 0.001, "{}", loss(&dir.path("one")));
+    let wanted = dir.train("many", &["--restarts", "4"]).hash();
+    assert!(loss(&dir.path("many")) < 0.01);
+    let records = json(&dir.path("many/restarts.json"));
     let best: Vec<&Value> =
-        told.as_array().unwrap().iter().filter(|line| line["is_best"] == Value::Bool(true)).collect();
-    let [best] = best[..] else { panic!("{told}") };
-    let folder = place.path("many").join(best["folder"].as_str().unwrap());
+        records.as_array().unwrap().iter().filter(|line| line["is_best"] == Value::Bool(true)).collect();
+    let [best] = best[..] else { panic!("{records}") };
+    let folder = dir.path("many").join(best["folder"].as_str().unwrap());
     assert_eq!(best["weights_sha256"].as_str(), Some(&wanted[..]));
     for file in ["weights.safetensors", "summary.json", "metrics.jsonl", "run.toml"] {
         assert_eq!(
             fs::read(folder.join(file)).unwrap(),
-            fs::read(place.path("many").join(file)).unwrap(),
+            fs::read(dir.path("many").join(file)).unwrap(),
             "{file}"
         );
     }
@@ -75,41 +75,41 @@ fn restarts_leave_a_poor_minimum_and_keep_the_best_by_validation() {
     let again = run(downhill(&["train"])
         .arg(folder.join("run.toml"))
         .args(["--data-root"])
-        .arg(place.path(""))
+        .arg(dir.path(""))
         .arg("--out")
-        .arg(place.path("again")));
+        .arg(dir.path("again")));
     assert_eq!(again.hash(), wanted, "{again}");
-    assert_eq!(run(downhill(&["evaluate"]).arg(place.path("many"))).hash(), wanted);
+    assert_eq!(run(downhill(&["evaluate"]).arg(dir.path("many"))).hash(), wanted);
 }
 
 #[test]
-fn threads_and_workers_and_an_interruption_change_nothing() {
-    let place = Place::new();
-    let wanted = place.train("many", &["--restarts", "4"]).hash();
+fn threads_workers_and_an_interruption_change_no_bit() {
+    let dir = TestDir::new();
+    let wanted = dir.train("many", &["--restarts", "4"]).hash();
     for (index, flags) in [&["--threads", "1"][..], &["--threads", "3", "--workers", "2"]].iter().enumerate()
     {
         let flags = [&["--restarts", "4"][..], flags].concat();
-        assert_eq!(place.train(&format!("many-{index}"), &flags).hash(), wanted, "{flags:?}");
+        assert_eq!(dir.train(&format!("many-{index}"), &flags).hash(), wanted, "{flags:?}");
     }
     // Simulates a process that was killed before the end. Runs that are complete are not repeated.
     for gone in ["summary.json", "restarts.json", "restart-3/summary.json"] {
-        fs::remove_file(place.path("many").join(gone)).unwrap();
+        fs::remove_file(dir.path("many").join(gone)).unwrap();
     }
-    fs::remove_dir_all(place.path("many/restart-4")).unwrap();
-    let before = fs::metadata(place.path("many/restart-1/summary.json")).unwrap().modified().unwrap();
-    assert_eq!(place.train("many", &["--restarts", "4"]).hash(), wanted);
-    assert_eq!(fs::metadata(place.path("many/restart-1/summary.json")).unwrap().modified().unwrap(), before);
-    let taken = place.train("many", &["--restarts", "4"]);
+    fs::remove_dir_all(dir.path("many/restart-4")).unwrap();
+    let before = fs::metadata(dir.path("many/restart-1/summary.json")).unwrap().modified().unwrap();
+    assert_eq!(dir.train("many", &["--restarts", "4"]).hash(), wanted);
+    assert_eq!(fs::metadata(dir.path("many/restart-1/summary.json")).unwrap().modified().unwrap(), before);
+    let taken = dir.train("many", &["--restarts", "4"]);
     assert_eq!(taken.status.code(), Some(2), "{taken}");
     assert!(taken.stderr.contains("finished run"), "{taken}");
 }
 
 #[test]
-fn restarts_need_something_to_choose_by() {
-    let place = Place::new();
+fn restarts_require_validation_data() {
+    let dir = TestDir::new();
     let text = RUN.replace("validation = \"csv:xor.csv\"\n", "");
-    fs::write(place.path("run.toml"), text).unwrap();
-    let ended = place.train("out", &["--restarts", "3"]);
+    fs::write(dir.path("run.toml"), text).unwrap();
+    let ended = dir.train("out", &["--restarts", "3"]);
     assert_eq!(ended.status.code(), Some(2), "{ended}");
     assert!(ended.stderr.contains("data.validation") && ended.stderr.lines().count() == 1, "{ended}");
 }

@@ -66,17 +66,17 @@ every = 10
 "#;
 
 /// A temporary folder with a run and its results.
-struct Place(tempfile::TempDir);
+struct TestDir(tempfile::TempDir);
 
-impl Place {
+impl TestDir {
     fn new() -> Self {
-        Place::of(RUN)
+        TestDir::of(RUN)
     }
 
     fn of(run: &str) -> Self {
-        let place = Place(tempfile::tempdir().unwrap());
-        fs::write(place.path("run.toml"), run).unwrap();
-        place
+        let dir = TestDir(tempfile::tempdir().unwrap());
+        fs::write(dir.path("run.toml"), run).unwrap();
+        dir
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -143,7 +143,7 @@ impl Place {
     }
 
     /// Returns metrics and summary of a run, without durations.
-    fn told(&self, out: &str) -> (Vec<Value>, Value) {
+    fn records(&self, out: &str) -> (Vec<Value>, Value) {
         const TIMES: [&str; 4] = ["seconds", "samples_per_second", "workers", "slowest"];
         let plain = |text: &str| {
             let mut value: Value = serde_json::from_str(text).unwrap();
@@ -167,59 +167,59 @@ fn ask_to_end(process: &Running) {
 }
 
 #[test]
-fn a_killed_train_goes_on_with_any_threads_and_workers_and_ends_as_if_nothing_had_happened() {
+fn a_killed_train_resumes_with_any_threads_and_workers_to_the_same_result() {
     killed_train(RUN);
 }
 
 #[test]
-fn a_killed_train_that_watches_goes_on_with_any_threads_and_workers_and_ends_as_if_nothing_had_happened() {
+fn a_killed_train_with_policies_resumes_with_any_threads_and_workers_to_the_same_result() {
     killed_train(WATCHING);
 }
 
 fn killed_train(file: &str) {
-    let (place, mut random) = (Place::of(file), seeded());
-    let wanted = run(&mut place.train("whole", &[])).hash();
-    let recovered = place.told("whole").0.iter().any(|line| line["event"] == "recovered");
+    let (dir, mut random) = (TestDir::of(file), seeded());
+    let wanted = run(&mut dir.train("whole", &[])).hash();
+    let recovered = dir.records("whole").0.iter().any(|line| line["event"] == "recovered");
     assert_eq!(recovered, file == WATCHING);
     let every = [&["--threads", "1"][..], &["--threads", "2"], &["--workers", "3"]];
     let mut kills = 0;
     for flags in every.iter().cycle().take(6) {
-        let mut process = Running::start(&mut place.train("killed", flags));
-        if !place.let_run("killed", &mut process, &mut random) {
+        let mut process = Running::start(&mut dir.train("killed", flags));
+        if !dir.let_run("killed", &mut process, &mut random) {
             break;
         }
         process.kill();
         process.finish();
         kills += 1;
     }
-    if !place.path("killed/summary.json").exists() {
-        let ended = run(&mut place.train("killed", &["--threads", "1"]));
+    if !dir.path("killed/summary.json").exists() {
+        let ended = run(&mut dir.train("killed", &["--threads", "1"]));
         assert_eq!(ended.hash(), wanted, "{ended}");
         assert!(ended.stderr.contains("going on after"), "{ended}");
     }
     assert!(kills >= 3, "only {kills} kills");
-    assert_eq!(place.told("killed"), place.told("whole"));
-    assert_eq!(place.checkpoints("killed").len(), 3);
+    assert_eq!(dir.records("killed"), dir.records("whole"));
+    assert_eq!(dir.checkpoints("killed").len(), 3);
 }
 
 #[test]
-fn a_killed_server_goes_on_and_its_workers_come_back() {
+fn a_killed_server_resumes_and_its_workers_reconnect() {
     killed_server(RUN);
 }
 
 #[test]
-fn a_killed_server_of_a_run_that_watches_goes_on_and_its_workers_come_back() {
+fn a_killed_server_with_policies_resumes_and_its_workers_reconnect() {
     killed_server(WATCHING);
 }
 
 fn killed_server(file: &str) {
-    let (place, mut random) = (Place::of(file), seeded());
-    let wanted = run(&mut place.train("whole", &[])).hash();
-    let mut workers = [0, 1].map(|_| place.worker());
+    let (dir, mut random) = (TestDir::of(file), seeded());
+    let wanted = run(&mut dir.train("whole", &[])).hash();
+    let mut workers = [0, 1].map(|_| dir.worker());
     let mut kills = 0;
     let ended = loop {
-        let mut server = Running::start(&mut place.server("killed"));
-        if kills == 6 || !place.let_run("killed", &mut server, &mut random) {
+        let mut server = Running::start(&mut dir.server("killed"));
+        if kills == 6 || !dir.let_run("killed", &mut server, &mut random) {
             break server.finish();
         }
         server.kill();
@@ -228,12 +228,12 @@ fn killed_server(file: &str) {
         if kills == 3 {
             // A worker is killed at the same time, and another one joins.
             workers[0].kill();
-            workers[0] = place.worker();
+            workers[0] = dir.worker();
         }
     };
     assert_eq!(ended.hash(), wanted, "{ended}");
     assert!(kills >= 3, "only {kills} kills");
-    assert_eq!(place.told("killed"), place.told("whole"));
+    assert_eq!(dir.records("killed"), dir.records("whole"));
     for worker in &mut workers {
         let ended = worker.finish();
         assert!(ended.status.success() && ended.stderr.contains("training is done"), "{ended}");
@@ -241,63 +241,63 @@ fn killed_server(file: &str) {
 }
 
 #[test]
-fn a_run_goes_from_one_process_to_servers_and_back() {
-    let (place, mut random) = (Place::new(), seeded());
-    let wanted = run(&mut place.train("whole", &[])).hash();
+fn a_run_moves_from_one_process_to_servers_and_back() {
+    let (dir, mut random) = (TestDir::new(), seeded());
+    let wanted = run(&mut dir.train("whole", &[])).hash();
     for by_server in [false, true, false] {
-        let mut command = if by_server { place.server("moved") } else { place.train("moved", &[]) };
-        let _worker = by_server.then(|| place.worker());
+        let mut command = if by_server { dir.server("moved") } else { dir.train("moved", &[]) };
+        let _worker = by_server.then(|| dir.worker());
         let mut process = Running::start(&mut command);
-        assert!(place.let_run("moved", &mut process, &mut random), "{}", process.finish());
+        assert!(dir.let_run("moved", &mut process, &mut random), "{}", process.finish());
         process.kill();
         process.finish();
     }
-    assert_eq!(run(&mut place.train("moved", &[])).hash(), wanted);
-    assert_eq!(place.told("moved"), place.told("whole"));
+    assert_eq!(run(&mut dir.train("moved", &[])).hash(), wanted);
+    assert_eq!(dir.records("moved"), dir.records("whole"));
 }
 
 #[test]
-fn a_launch_whose_server_is_killed_ends_and_goes_on_when_it_is_started_again() {
-    let (place, mut random) = (Place::new(), seeded());
-    let wanted = run(&mut place.train("whole", &[])).hash();
+fn a_launch_whose_server_is_killed_ends_and_can_be_resumed() {
+    let (dir, mut random) = (TestDir::new(), seeded());
+    let wanted = run(&mut dir.train("whole", &[])).hash();
     let launch = || {
         let mut command = downhill(&["launch"]);
-        command.arg(place.path("run.toml")).arg("--out").arg(place.path("launched"));
+        command.arg(dir.path("run.toml")).arg("--out").arg(dir.path("launched"));
         command.args(["--workers", "2", "--threads", "1", "--checkpoint-every", "5"]);
         command
     };
     let mut process = Running::start(launch().args(["--restart", "0"]));
-    assert!(place.let_run("launched", &mut process, &mut random), "{}", process.finish());
+    assert!(dir.let_run("launched", &mut process, &mut random), "{}", process.finish());
     let server = children(process.id(), "ps-server")[0].to_string();
     assert!(Command::new("kill").args(["-9", &server]).status().unwrap().success());
     let ended = process.finish();
     assert!(!ended.status.success() && ended.stderr.contains("the server"), "{ended}");
     assert_eq!(run(&mut launch()).hash(), wanted);
-    assert_eq!(place.told("launched"), place.told("whole"));
+    assert_eq!(dir.records("launched"), dir.records("whole"));
 }
 
 #[test]
-fn a_launch_starts_whoever_is_killed_again_and_ends_as_if_nothing_had_happened() {
+fn a_launch_restarts_killed_processes_and_ends_with_the_same_result() {
     killed_launch(RUN);
 }
 
 #[test]
-fn a_launch_of_a_run_that_watches_starts_whoever_is_killed_again_and_ends_as_if_nothing_had_happened() {
+fn a_launch_with_policies_restarts_killed_processes_and_ends_with_the_same_result() {
     killed_launch(WATCHING);
 }
 
 fn killed_launch(file: &str) {
-    let (place, mut random) = (Place::of(file), seeded());
-    let wanted = run(&mut place.train("whole", &[])).hash();
+    let (dir, mut random) = (TestDir::of(file), seeded());
+    let wanted = run(&mut dir.train("whole", &[])).hash();
     for how in [&["--shards", "1"][..], &["--shards", "2", "--tcp"], &["--shards", "beside"]] {
         let out = format!("launched-{}", how[1]);
         let mut command = downhill(&["launch"]);
-        command.arg(place.path("run.toml")).arg("--out").arg(place.path(&out)).args(how);
+        command.arg(dir.path("run.toml")).arg("--out").arg(dir.path(&out)).args(how);
         command.args(["--workers", "2", "--threads", "1", "--checkpoint-every", "5"]);
         let mut process = Running::start(&mut command);
         let mut kills = 0;
         for name in ["ps-server", "ps-worker", "ps-server"] {
-            if !place.let_run(&out, &mut process, &mut random) {
+            if !dir.let_run(&out, &mut process, &mut random) {
                 break;
             }
             let victims = children(process.id(), name);
@@ -310,20 +310,20 @@ fn killed_launch(file: &str) {
         let ended = process.finish();
         assert_eq!(ended.hash(), wanted, "{how:?}\n{ended}");
         assert!(kills > 0, "{how:?}: nobody was killed");
-        assert_eq!(place.told(&out), place.told("whole"), "{how:?}");
+        assert_eq!(dir.records(&out), dir.records("whole"), "{how:?}");
     }
 }
 
 #[test]
-fn a_shard_whose_place_is_taken_when_its_coordinator_is_back_takes_another() {
-    let (place, mut random) = (Place::new(), seeded());
-    let wanted = run(&mut place.train("whole", &[])).hash();
+fn a_shard_whose_index_is_taken_after_a_restart_gets_another() {
+    let (dir, mut random) = (TestDir::new(), seeded());
+    let wanted = run(&mut dir.train("whole", &[])).hash();
     let worker = || {
         let mut command = program("ps-worker");
-        command.args(["--threads", "1", "--host-shard", "--server", &place.address()]);
+        command.args(["--threads", "1", "--host-shard", "--server", &dir.address()]);
         Running::start(&mut command)
     };
-    let server = || Running::start(place.server("moved").args(["--shards-colocated", "2"]));
+    let server = || Running::start(dir.server("moved").args(["--shards-colocated", "2"]));
     let signal = |process: &Running, name: &str| {
         assert!(Command::new("kill").args([name, &process.id().to_string()]).status().unwrap().success());
     };
@@ -332,7 +332,7 @@ fn a_shard_whose_place_is_taken_when_its_coordinator_is_back_takes_another() {
     // The new worker of the first round holds the first shard. In the second round it is the survivor, and
     // another new worker takes that shard before it is back.
     for victim in [0, 1] {
-        assert!(place.let_run("moved", &mut holder, &mut random), "{}", holder.finish());
+        assert!(dir.let_run("moved", &mut holder, &mut random), "{}", holder.finish());
         let survivor = 1 - victim;
         signal(&workers[survivor], "-STOP");
         holder.kill();
@@ -345,23 +345,23 @@ fn a_shard_whose_place_is_taken_when_its_coordinator_is_back_takes_another() {
     }
     let ended = holder.finish();
     assert_eq!(ended.hash(), wanted, "{ended}");
-    assert_eq!(place.told("moved"), place.told("whole"));
+    assert_eq!(dir.records("moved"), dir.records("whole"));
 }
 
 #[test]
-fn shards_are_saved_without_a_velocity_and_after_an_epoch_end_whose_weights_were_looked_at() {
-    let (place, mut random) = (Place::new(), seeded());
+fn shards_are_saved_without_velocity_and_after_an_inspected_epoch_end() {
+    let (dir, mut random) = (TestDir::new(), seeded());
     let at_rest = ["--set", "optimizer.momentum=0", "--set", "train.epochs=3"];
-    let wanted = run(&mut place.train("at-rest", &at_rest)).hash();
-    let mut server = place.server("at-rest-shards");
+    let wanted = run(&mut dir.train("at-rest", &at_rest)).hash();
+    let mut server = dir.server("at-rest-shards");
     server.args(at_rest).args(["--shard", "0/2"]);
     let shard = |sets: &[&str]| {
         let mut shard = program("ps-server");
-        shard.arg(place.path("run.toml")).args(["--shard", "1/2", "--coordinator", &place.address()]);
-        let listen = format!("unix:{}", place.path("shard").display());
+        shard.arg(dir.path("run.toml")).args(["--shard", "1/2", "--coordinator", &dir.address()]);
+        let listen = format!("unix:{}", dir.path("shard").display());
         Running::start(shard.args(["--listen", &listen]).args(sets))
     };
-    let together = (shard(&at_rest), place.worker());
+    let together = (shard(&at_rest), dir.worker());
     assert_eq!(run(&mut server).hash(), wanted);
     drop(together);
 
@@ -370,14 +370,14 @@ fn shards_are_saved_without_a_velocity_and_after_an_epoch_end_whose_weights_were
     let short = ["train.batch=2048", "train.epochs=60", "model.hidden=[64, 32]"];
     let short = short.map(|set| ["--set", set]).concat();
     let short = short.as_slice();
-    let wanted = run(&mut place.train("whole", short)).hash();
+    let wanted = run(&mut dir.train("whole", short)).hash();
     let mut stops = 0;
     let ended = loop {
-        let mut server = place.server("stopped");
+        let mut server = dir.server("stopped");
         let mut server = Running::start(server.args(short).args(["--shard", "0/2"]));
         // Otherwise, shard and worker would wait for the next server.
-        let (_shard, _worker) = (shard(short), place.worker());
-        if stops == 8 || !place.let_run("stopped", &mut server, &mut random) {
+        let (_shard, _worker) = (shard(short), dir.worker());
+        if stops == 8 || !dir.let_run("stopped", &mut server, &mut random) {
             break server.finish();
         }
         ask_to_end(&server);
@@ -387,31 +387,31 @@ fn shards_are_saved_without_a_velocity_and_after_an_epoch_end_whose_weights_were
     };
     assert!(stops > 3, "only {stops} stops");
     assert_eq!(ended.hash(), wanted, "{ended}");
-    assert_eq!(place.told("stopped"), place.told("whole"));
+    assert_eq!(dir.records("stopped"), dir.records("whole"));
 }
 
 #[test]
-fn a_server_that_is_started_again_after_the_end_has_nothing_to_do() {
-    let place = Place::new();
-    let mut server = Running::start(&mut place.server("out"));
-    let mut worker = place.worker();
+fn a_server_restarted_after_the_end_has_nothing_to_do() {
+    let dir = TestDir::new();
+    let mut server = Running::start(&mut dir.server("out"));
+    let mut worker = dir.worker();
     let wanted = server.finish().hash();
     assert!(worker.finish().status.success());
-    let told = place.told("out");
-    let again = run(&mut place.server("out"));
+    let records = dir.records("out");
+    let again = run(&mut dir.server("out"));
     assert_eq!(again.hash(), wanted);
     assert!(again.stderr.contains("this run is finished"), "{again}");
-    assert_eq!(place.told("out"), told);
+    assert_eq!(dir.records("out"), records);
     // With another run file, the server does not claim that the run is finished.
-    let other = run(place.server("out").args(["--set", "optimizer.momentum=0.8"]));
+    let other = run(dir.server("out").args(["--set", "optimizer.momentum=0.8"]));
     assert_eq!(other.status.code(), Some(2), "{other}");
     assert!(other.stderr.contains("optimizer.momentum = 0.9, the run file has 0.8"), "{other}");
 }
 
 #[test]
-fn a_run_that_was_asked_to_stop_has_lost_no_step() {
-    let (place, mut random) = (Place::new(), seeded());
-    let wanted = run(&mut place.train("whole", &[])).hash();
+fn a_run_stopped_on_request_loses_no_step() {
+    let (dir, mut random) = (TestDir::new(), seeded());
+    let wanted = run(&mut dir.train("whole", &[])).hash();
     let reported = |ended: &Ended| {
         let line = ended.stdout.lines().find_map(|line| line.strip_prefix("trained"));
         let line = line.unwrap_or_else(|| panic!("{ended}"));
@@ -420,75 +420,75 @@ fn a_run_that_was_asked_to_stop_has_lost_no_step() {
         steps.parse::<u64>().unwrap()
     };
     for by_server in [true, false, true] {
-        let mut command = if by_server { place.server("stopped") } else { place.train("stopped", &[]) };
-        let _worker = by_server.then(|| place.worker());
+        let mut command = if by_server { dir.server("stopped") } else { dir.train("stopped", &[]) };
+        let _worker = by_server.then(|| dir.worker());
         let mut process = Running::start(&mut command);
-        assert!(place.let_run("stopped", &mut process, &mut random), "{}", process.finish());
+        assert!(dir.let_run("stopped", &mut process, &mut random), "{}", process.finish());
         ask_to_end(&process);
         let ended = process.finish();
-        assert_eq!(place.checkpoints("stopped").pop(), Some(reported(&ended)), "{ended}");
+        assert_eq!(dir.checkpoints("stopped").pop(), Some(reported(&ended)), "{ended}");
     }
-    assert_eq!(run(&mut place.train("stopped", &[])).hash(), wanted);
-    assert_eq!(place.told("stopped"), place.told("whole"));
+    assert_eq!(run(&mut dir.train("stopped", &[])).hash(), wanted);
+    assert_eq!(dir.records("stopped"), dir.records("whole"));
 }
 
 #[test]
-fn a_damaged_checkpoint_is_told_of_and_without_a_good_one_nothing_begins_again_unasked() {
-    let place = Place::new();
-    let wanted = run(&mut place.train("whole", &[])).hash();
-    let mut process = Running::start(&mut place.train("run", &[]));
-    while place.checkpoints("run").len() < 2 {
+fn a_damaged_checkpoint_is_reported_and_without_a_valid_one_the_run_does_not_restart() {
+    let dir = TestDir::new();
+    let wanted = run(&mut dir.train("whole", &[])).hash();
+    let mut process = Running::start(&mut dir.train("run", &[]));
+    while dir.checkpoints("run").len() < 2 {
         assert!(!process.ends_within(Duration::from_millis(1)));
     }
     process.kill();
     process.finish();
     let damage = |steps: &[u64]| {
         for step in steps {
-            let file = place.path(&format!("run/checkpoints/step-{step:012}/weights.safetensors"));
+            let file = dir.path(&format!("run/checkpoints/step-{step:012}/weights.safetensors"));
             let mut bytes = fs::read(&file).unwrap();
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
             fs::write(file, bytes).unwrap();
         }
     };
-    let steps = place.checkpoints("run");
+    let steps = dir.checkpoints("run");
     damage(&steps[steps.len() - 1..]);
-    let copy = place.path("copy");
-    copy_folder(&place.path("run"), &copy);
+    let copy = dir.path("copy");
+    copy_folder(&dir.path("run"), &copy);
     // Warnings are printed even with --quiet.
-    let ended = run(&mut place.train("run", &["--quiet"]));
+    let ended = run(&mut dir.train("run", &["--quiet"]));
     assert_eq!(ended.hash(), wanted);
     assert!(
         ended.stderr.contains("damaged checkpoint: step-") && ended.stderr.contains("SHA-256"),
         "{ended}"
     );
 
-    fs::remove_dir_all(place.path("run")).unwrap();
-    fs::rename(copy, place.path("run")).unwrap();
+    fs::remove_dir_all(dir.path("run")).unwrap();
+    fs::rename(copy, dir.path("run")).unwrap();
     damage(&steps[..steps.len() - 1]);
-    let ended = run(&mut place.train("run", &[]));
+    let ended = run(&mut dir.train("run", &[]));
     assert_eq!(ended.status.code(), Some(1), "{ended}");
     assert!(
         ended.stderr.contains("no checkpoint is good") && ended.stderr.contains("--allow-fresh"),
         "{ended}"
     );
-    assert_eq!(run(&mut place.train("run", &["--allow-fresh"])).hash(), wanted);
+    assert_eq!(run(&mut dir.train("run", &["--allow-fresh"])).hash(), wanted);
 }
 
 #[test]
-fn a_run_does_not_go_on_from_another_ones_checkpoints() {
-    let place = Place::new();
-    let mut process = Running::start(&mut place.train("run", &[]));
-    while place.checkpoints("run").is_empty() {
+fn a_run_does_not_resume_from_checkpoints_of_another_run() {
+    let dir = TestDir::new();
+    let mut process = Running::start(&mut dir.train("run", &[]));
+    while dir.checkpoints("run").is_empty() {
         assert!(!process.ends_within(Duration::from_millis(1)));
     }
     // Two processes cannot use the checkpoints at the same time.
-    let ended = run(&mut place.train("run", &[]));
+    let ended = run(&mut dir.train("run", &[]));
     assert_eq!(ended.status.code(), Some(1), "{ended}");
     assert!(ended.stderr.contains("another process uses these checkpoints"), "{ended}");
     process.kill();
     process.finish();
-    let ended = run(&mut place.train("run", &["--set", "seed=2"]));
+    let ended = run(&mut dir.train("run", &["--set", "seed=2"]));
     assert_eq!(ended.status.code(), Some(2), "{ended}");
     assert!(
         ended.stderr.contains("has seed = 1, the run file has 2") && ended.stderr.contains("--out"),

@@ -39,7 +39,7 @@ impl Case {
 }
 
 #[test]
-fn mnist_gives_one_hash_however_it_is_trained() {
+fn mnist_gives_one_hash_in_every_mode() {
     if shared("mnist/train-images-idx3-ubyte.gz").is_none() {
         return;
     }
@@ -88,7 +88,7 @@ fn mnist_gives_one_hash_however_it_is_trained() {
 }
 
 #[test]
-fn gradients_at_rounded_weights_give_one_hash_of_their_own() {
+fn gradients_at_rounded_weights_give_a_separate_hash() {
     // The model has several chunks, so that every shard holds some.
     let sets = ["wire.weights=bf16", "train.steps=60", "model.hidden=[512, 64]"];
     let case = Case::new("examples/digits.toml", &sets);

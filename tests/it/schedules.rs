@@ -7,7 +7,7 @@ use ps_core::{LearningRate, ScheduleKind};
 use serde_json::Value;
 
 #[test]
-fn every_schedule_has_the_rates_of_the_libraries_formulas() {
+fn every_schedule_matches_the_formulas_of_the_libraries() {
     let table: Vec<Value> = serde_json::from_str(include_str!("../truth/schedules.json")).unwrap();
     assert_eq!(table.len(), 14);
     for row in &table {
@@ -41,7 +41,7 @@ fn every_schedule_has_the_rates_of_the_libraries_formulas() {
 }
 
 #[test]
-fn schedules_that_follow_one_another_have_the_rates_that_the_libraries_give() {
+fn consecutive_schedules_match_the_libraries() {
     let table: Vec<Value> = serde_json::from_str(include_str!("../truth/library_schedules.json")).unwrap();
     assert_eq!(table.len(), 8);
     for row in &table {

@@ -6,7 +6,7 @@ use ps_core::{Head, Scores};
 use serde_json::Value;
 
 #[test]
-fn scores_are_those_of_scikit_learn() {
+fn scores_match_scikit_learn() {
     let truth: Value = serde_json::from_str(include_str!("../truth/sklearn_scores.json")).unwrap();
     for case in truth["cases"].as_array().unwrap() {
         let names: Vec<String> = serde_json::from_value(case["classes"].clone()).unwrap();

@@ -24,7 +24,7 @@ fn train(file: &str, sets: &[&str], out: &Path) -> Ended {
 }
 
 #[test]
-fn with_the_proposed_rate_mnist_is_learned_and_with_thirty_times_that_the_guard_brings_it_back() {
+fn mnist_learns_at_the_proposed_rate_and_the_guard_recovers_at_thirty_times_it() {
     if shared("mnist/train-images-idx3-ubyte.gz").is_none() {
         return;
     }
@@ -100,7 +100,7 @@ fn counts(path: &Path) {
 }
 
 #[test]
-fn losses_below_0_are_guarded_and_have_plateaus_like_others() {
+fn negative_losses_are_guarded_and_have_plateaus_too() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("run.toml");
     counts(&folder.path().join("counts.csv"));
@@ -131,7 +131,7 @@ fn losses_below_0_are_guarded_and_have_plateaus_like_others() {
 }
 
 #[test]
-fn a_descent_that_checks_itself_finds_the_optimum_that_lbfgs_finds() {
+fn a_descent_with_line_search_finds_the_optimum_of_lbfgs() {
     if shared("a9a/a9a").is_none() {
         return;
     }

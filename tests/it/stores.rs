@@ -114,7 +114,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn what_a_web_server_has_is_fetched_once_and_gives_the_same_bits_as_a_file() {
+fn data_from_a_web_server_is_fetched_once_and_gives_the_same_bits_as_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     fs::write(folder.join("table.csv"), table()).unwrap();
@@ -144,7 +144,7 @@ fn what_a_web_server_has_is_fetched_once_and_gives_the_same_bits_as_a_file() {
 }
 
 #[test]
-fn what_cannot_be_fetched_is_said_and_costs_nothing_that_is_there() {
+fn a_failed_fetch_is_reported_and_leaves_the_cache_intact() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let web = Web::open();
@@ -177,7 +177,7 @@ fn what_cannot_be_fetched_is_said_and_costs_nothing_that_is_there() {
 }
 
 #[test]
-fn workers_fetch_only_from_where_they_were_told() {
+fn workers_fetch_only_from_allowed_urls() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let web = Web::open();

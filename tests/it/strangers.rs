@@ -27,7 +27,7 @@ initial = 0.1
 "#;
 
 /// A temporary folder with a run and its data.
-fn place() -> tempfile::TempDir {
+fn test_dir() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("run.toml"), RUN).unwrap();
     let row = |row: u32| format!("{},{},{}\n", row % 7, row % 5, ["a", "b"][(row % 2) as usize]);
@@ -36,9 +36,9 @@ fn place() -> tempfile::TempDir {
     folder
 }
 
-fn train(place: &Path, out: &str, more: &[&str]) -> Command {
+fn train(dir: &Path, out: &str, more: &[&str]) -> Command {
     let mut command = downhill(&["train"]);
-    command.arg(place.join("run.toml")).arg("--out").arg(place.join(out)).args(more);
+    command.arg(dir.join("run.toml")).arg("--out").arg(dir.join(out)).args(more);
     command
 }
 
@@ -49,14 +49,14 @@ fn address(running: &mut Running, before: &str) -> String {
 }
 
 #[test]
-fn silent_connections_to_other_ports_keep_no_worker_out() {
-    let folder = place();
-    let place = folder.path();
-    let wanted = run(&mut train(place, "alone", &[])).hash();
+fn silent_connections_to_other_ports_do_not_block_workers() {
+    let folder = test_dir();
+    let dir = folder.path();
+    let wanted = run(&mut train(dir, "alone", &[])).hash();
     // The server may open fewer files than there are hostile connections.
     let mut server = Command::new("sh");
     server.args(["-c", "ulimit -n 128; exec \"$@\"", "sh"]).arg(program("ps-server").get_program());
-    server.arg(place.join("run.toml")).arg("--out").arg(place.join("run"));
+    server.arg(dir.join("run.toml")).arg("--out").arg(dir.join("run"));
     for flag in ["--listen", "--health", "--metrics", "--dashboard"] {
         server.args([flag, "127.0.0.1:0"]);
     }
@@ -67,7 +67,7 @@ fn silent_connections_to_other_ports_keep_no_worker_out() {
     let strangers: Vec<TcpStream> =
         ports.iter().flat_map(|port| (0..100).map(move |_| TcpStream::connect(port).unwrap())).collect();
     let mut worker = program("ps-worker");
-    worker.args(["--server", &listen, "--threads", "1", "--connect-timeout", "20", "--data-root"]).arg(place);
+    worker.args(["--server", &listen, "--threads", "1", "--connect-timeout", "20", "--data-root"]).arg(dir);
     let ended = run(&mut worker);
     assert!(ended.status.success(), "{ended}");
     let ended = server.finish();
@@ -80,8 +80,8 @@ fn silent_connections_to_other_ports_keep_no_worker_out() {
 }
 
 #[test]
-fn clients_that_read_no_events_keep_nobody_from_the_page() {
-    let folder = place();
+fn clients_that_read_no_events_do_not_block_the_page() {
+    let folder = test_dir();
     let mut training =
         train(folder.path(), "run", &["--set", "train.epochs=10000000", "--dashboard", "127.0.0.1:0"]);
     let mut training = Running::start(&mut training);
@@ -120,16 +120,16 @@ fn refusal(command: &mut Command) -> Ended {
 }
 
 #[test]
-fn what_is_not_a_regular_file_is_refused_wherever_a_file_is_named() {
-    let folder = place();
-    let place = folder.path();
-    let pipe = place.join("pipe");
+fn special_files_are_refused_wherever_a_file_is_named() {
+    let folder = test_dir();
+    let dir = folder.path();
+    let pipe = dir.join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let zeros = Path::new("/dev/zero");
     for (file, what) in [(&*pipe, "this is a pipe, not a regular file"), (zeros, "this is a device")] {
         let file = file.to_str().unwrap();
         let data = format!("data.train=csv:{file}");
-        let run_file = place.join("run.toml");
+        let run_file = dir.join("run.toml");
         let run_file = run_file.to_str().unwrap();
         let server = |flags: &[&str]| {
             let mut command = program("ps-server");
@@ -152,12 +152,12 @@ fn what_is_not_a_regular_file_is_refused_wherever_a_file_is_named() {
 }
 
 #[test]
-fn a_model_that_does_not_fit_into_memory_is_refused_with_what_it_needs() {
-    let folder = place();
-    let place = folder.path();
+fn a_model_that_exceeds_memory_is_refused_with_its_size() {
+    let folder = test_dir();
+    let dir = folder.path();
     let mut server = program("ps-server");
-    server.arg(place.join("run.toml")).args(["--listen", "127.0.0.1:0"]).arg("--out").arg(place.join("a"));
-    for mut command in [server, train(place, "b", &[])] {
+    server.arg(dir.join("run.toml")).args(["--listen", "127.0.0.1:0"]).arg("--out").arg(dir.join("a"));
+    for mut command in [server, train(dir, "b", &[])] {
         let ended = run(command.args(["--set", "model.hidden=[1000000, 1000000]"]));
         assert_eq!(ended.status.code(), Some(1), "{ended}");
         for expected in
@@ -169,28 +169,28 @@ fn a_model_that_does_not_fit_into_memory_is_refused_with_what_it_needs() {
 }
 
 #[test]
-fn standard_input_is_read_where_a_dash_names_it() {
-    let folder = place();
-    let place = folder.path();
-    let stdin = || File::open(place.join("data.csv")).unwrap();
-    let wanted = run(&mut train(place, "file", &[])).hash();
+fn a_dash_reads_standard_input() {
+    let folder = test_dir();
+    let dir = folder.path();
+    let stdin = || File::open(dir.join("data.csv")).unwrap();
+    let wanted = run(&mut train(dir, "file", &[])).hash();
     let from_stdin = ["--set", "data.train=csv:-"];
-    assert_eq!(run(train(place, "stdin", &from_stdin).stdin(stdin())).hash(), wanted);
+    assert_eq!(run(train(dir, "stdin", &from_stdin).stdin(stdin())).hash(), wanted);
     let ended = run(downhill(&["data", "inspect", "csv:-"]).stdin(stdin()));
     assert!(ended.status.success() && ended.stdout.contains("100"), "{ended}");
     // Prediction needs the training data, which came from standard input and cannot be read again.
-    let ended = run(downhill(&["predict"]).arg(place.join("stdin")).args(["--data", "csv:-"]).stdin(stdin()));
+    let ended = run(downhill(&["predict"]).arg(dir.join("stdin")).args(["--data", "csv:-"]).stdin(stdin()));
     assert!(ended.status.code() == Some(1) && ended.stderr.contains("trained on standard input"), "{ended}");
     let predict = |source: &str| {
         let mut command = downhill(&["predict"]);
-        run(command.arg(place.join("file")).args(["--data", source]).stdin(stdin()))
+        run(command.arg(dir.join("file")).args(["--data", source]).stdin(stdin()))
     };
-    let from_file = format!("csv:{}", place.join("data.csv").display());
+    let from_file = format!("csv:{}", dir.join("data.csv").display());
     assert_eq!(predict("csv:-").stdout, predict(&from_file).stdout);
     // Standard input cannot be read twice.
     let twice = [&from_stdin[..], &["--set", "data.test=csv:-"]].concat();
-    let ended = run(train(place, "twice", &twice).stdin(stdin()));
+    let ended = run(train(dir, "twice", &twice).stdin(stdin()));
     assert!(ended.stderr.contains("standard input: it can be read only once"), "{ended}");
-    let ended = run(downhill(&["launch"]).arg(place.join("run.toml")).args(from_stdin));
+    let ended = run(downhill(&["launch"]).arg(dir.join("run.toml")).args(from_stdin));
     assert!(ended.status.code() == Some(2) && ended.stderr.contains("only one process"), "{ended}");
 }

@@ -118,8 +118,8 @@ fn resuming(lines: &[String]) -> &str {
 
 #[test]
 fn lines_fit_terminals_of_sixty_and_eighty_columns() {
-    let place = tempfile::tempdir().unwrap();
-    let file = run_file(place.path(), 3);
+    let dir = tempfile::tempdir().unwrap();
+    let file = run_file(dir.path(), 3);
     for columns in [60, 80] {
         for command in ["train", "launch"] {
             let mut downhill = program("downhill");
@@ -127,7 +127,7 @@ fn lines_fit_terminals_of_sixty_and_eighty_columns() {
                 .arg(command)
                 .arg(&file)
                 .arg("--out")
-                .arg(place.path().join(format!("{command}-{columns}")));
+                .arg(dir.path().join(format!("{command}-{columns}")));
             let (status, lines) = Terminal::start(&mut downhill, columns).finish();
             assert!(status.success(), "{lines:#?}");
             assert_whole(&lines);
@@ -138,7 +138,7 @@ fn lines_fit_terminals_of_sixty_and_eighty_columns() {
                 assert!(line.chars().count() <= columns.into(), "{columns}: {line}");
             }
         }
-        let listed = Terminal::start(program("downhill").arg("runs").arg(place.path()), columns).finish();
+        let listed = Terminal::start(program("downhill").arg("runs").arg(dir.path()), columns).finish();
         assert!(listed.1.len() >= 3, "{listed:?}");
         for line in listed.1 {
             assert!(line.chars().count() <= columns.into(), "{columns}: {line}");
@@ -148,11 +148,10 @@ fn lines_fit_terminals_of_sixty_and_eighty_columns() {
 
 #[test]
 fn a_pipe_gets_complete_lines() {
-    let place = tempfile::tempdir().unwrap();
-    let file = run_file(place.path(), 3);
-    let out = place
-        .path()
-        .join("a-folder-with-a-name-that-is-longer-than-any-terminal-should-have-to-show-in-full");
+    let dir = tempfile::tempdir().unwrap();
+    let file = run_file(dir.path(), 3);
+    let out =
+        dir.path().join("a-folder-with-a-name-that-is-longer-than-any-terminal-should-have-to-show-in-full");
     let ended = run(program("downhill").arg("train").arg(&file).arg("--out").arg(&out));
     let epochs: Vec<&str> = ended.stderr.lines().filter(|line| line.starts_with("epoch ")).collect();
     assert_eq!(epochs.len(), 3, "{ended}");
@@ -161,17 +160,17 @@ fn a_pipe_gets_complete_lines() {
         assert!(has("  accuracy ") && has("  validation loss ") && has(" samples/s  "), "{line}");
     }
     assert!(!ended.stderr.contains(BAR) && !ended.stderr.contains('\x1b'), "{ended}");
-    let listed = run(program("downhill").arg("runs").arg(place.path()));
+    let listed = run(program("downhill").arg("runs").arg(dir.path()));
     assert!(listed.stdout.contains(&out.display().to_string()), "{listed}");
 }
 
 #[test]
-fn the_log_of_a_server_and_its_bar_keep_apart() {
-    let place = tempfile::tempdir().unwrap();
-    let file = run_file(place.path(), ENDLESS);
-    let address = format!("unix:{}", place.path().join("socket").display());
+fn log_lines_and_progress_bar_do_not_mix() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = run_file(dir.path(), ENDLESS);
+    let address = format!("unix:{}", dir.path().join("socket").display());
     let mut command = program("ps-server");
-    command.arg(&file).args(["--listen", &address, "--out"]).arg(place.path().join("out"));
+    command.arg(&file).args(["--listen", &address, "--out"]).arg(dir.path().join("out"));
     let mut server = Terminal::start(&mut command, 80);
     let worker = |name: &str| {
         let mut command = program("ps-worker");
@@ -199,11 +198,11 @@ fn the_log_of_a_server_and_its_bar_keep_apart() {
 }
 
 #[test]
-fn a_launch_that_is_stopped_says_how_to_resume_it() {
-    let place = tempfile::tempdir().unwrap();
-    run_file(place.path(), ENDLESS);
+fn a_stopped_launch_prints_how_to_resume_it() {
+    let dir = tempfile::tempdir().unwrap();
+    run_file(dir.path(), ENDLESS);
     let mut command = program("downhill");
-    command.current_dir(place.path()).args(["launch", "run.toml", "--set", "data.train=digits:500"]);
+    command.current_dir(dir.path()).args(["launch", "run.toml", "--set", "data.train=digits:500"]);
     let mut launch = Terminal::start(&mut command, 80);
     launch.wait(|text| text.contains(BAR));
     launch.interrupt();
@@ -216,7 +215,7 @@ fn a_launch_that_is_stopped_says_how_to_resume_it() {
     // The same command resumes the run.
     let mut shell = Command::new("sh");
     let mut again =
-        Terminal::start(shell.args(["-c", &format!("exec {command}")]).current_dir(place.path()), 80);
+        Terminal::start(shell.args(["-c", &format!("exec {command}")]).current_dir(dir.path()), 80);
     again.wait(|text| text.contains("going on after "));
     again.interrupt();
     let (_, lines) = again.finish();

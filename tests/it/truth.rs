@@ -8,7 +8,7 @@ use ps_plan::BatchPlan;
 use serde_json::Value;
 
 #[test]
-fn ten_steps_have_the_losses_of_another_implementation() {
+fn ten_steps_match_the_losses_of_another_implementation() {
     let cases: Vec<Value> = serde_json::from_str(include_str!("../truth/ten_steps.json")).unwrap();
     assert_eq!(cases.len(), 50);
     let mut worst = 0.0_f64;

@@ -30,16 +30,16 @@ initial = 0.05
 
 const TOKEN: &str = "0123456789abcdef-for-this-test";
 
-fn place() -> tempfile::TempDir {
+fn test_dir() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("run.toml"), RUN).unwrap();
     fs::write(folder.path().join("token"), format!("{TOKEN}\n")).unwrap();
     folder
 }
 
-fn train(place: &Path, out: &str, more: &[&str]) -> Ended {
+fn train(dir: &Path, out: &str, more: &[&str]) -> Ended {
     let mut command = downhill(&["train"]);
-    command.arg(place.join("run.toml")).arg("--out").arg(place.join(out)).args(more);
+    command.arg(dir.join("run.toml")).arg("--out").arg(dir.join(out)).args(more);
     run(&mut command)
 }
 
@@ -64,8 +64,8 @@ fn address(running: &mut Running, what: &str) -> String {
 }
 
 #[test]
-fn a_port_in_use_is_warned_of_and_training_goes_on() {
-    let folder = place();
+fn training_continues_with_a_warning_if_the_port_is_in_use() {
+    let folder = test_dir();
     let wanted = train(folder.path(), "plain", &[]).hash();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -83,16 +83,16 @@ fn a_port_in_use_is_warned_of_and_training_goes_on() {
 
 #[test]
 fn runs_are_listed_and_compared_by_their_hashes() {
-    let folder = place();
-    let place = folder.path();
-    let hash = train(place, "a", &["--threads", "1"]).hash();
-    assert_eq!(train(place, "b", &["--workers", "3", "--threads", "2"]).hash(), hash);
-    train(place, "c", &["--set", "learning_rate.initial=0.06"]).hash();
+    let folder = test_dir();
+    let dir = folder.path();
+    let hash = train(dir, "a", &["--threads", "1"]).hash();
+    assert_eq!(train(dir, "b", &["--workers", "3", "--threads", "2"]).hash(), hash);
+    train(dir, "c", &["--set", "learning_rate.initial=0.06"]).hash();
     let mut launch = downhill(&["launch", "--workers", "2", "--shards", "2"]);
-    assert_eq!(run(launch.arg(place.join("run.toml")).arg("--out").arg(place.join("d"))).hash(), hash);
-    train(place, "e", &["--reference"]).hash();
+    assert_eq!(run(launch.arg(dir.join("run.toml")).arg("--out").arg(dir.join("d"))).hash(), hash);
+    train(dir, "e", &["--reference"]).hash();
     let hashes = |run: &str| {
-        let text = fs::read_to_string(place.join(run).join("metrics.jsonl")).unwrap();
+        let text = fs::read_to_string(dir.join(run).join("metrics.jsonl")).unwrap();
         text.lines().filter(|line| line.contains(r#""kind":"hash""#)).map(str::to_owned).collect::<Vec<_>>()
     };
     assert!(hashes("a").len() > 20);
@@ -101,11 +101,11 @@ fn runs_are_listed_and_compared_by_their_hashes() {
     }
     assert_ne!(hashes("a"), hashes("c"));
 
-    let diff = |a: &str, b: &str| run(downhill(&["diff"]).arg(place.join(a)).arg(place.join(b)));
+    let diff = |a: &str, b: &str| run(downhill(&["diff"]).arg(dir.join(a)).arg(dir.join(b)));
     let same = diff("a", "d");
     assert_eq!(same.status.code(), Some(0), "{same}");
     assert!(
-        same.stdout.contains("run file     the same") && same.stdout.contains("the same after all"),
+        same.stdout.contains("run file the same") && same.stdout.contains("the same after all"),
         "{same}"
     );
     let other = diff("a", "c");
@@ -113,7 +113,7 @@ fn runs_are_listed_and_compared_by_their_hashes() {
     assert!(other.stdout.contains("learning_rate.initial 0.05 | 0.06"), "{other}");
     assert!(other.stdout.contains("different after"), "{other}");
     // Changes a hash in one run, as if one bit were different from some step on.
-    let metrics = place.join("b/metrics.jsonl");
+    let metrics = dir.join("b/metrics.jsonl");
     let lines = hashes("b");
     let (from, step) =
         (&lines[5], |line: &str| serde_json::from_str::<Value>(line).unwrap()["step"].to_string());
@@ -129,11 +129,11 @@ fn runs_are_listed_and_compared_by_their_hashes() {
         "{nothing}"
     );
 
-    let listed = run(downhill(&["runs"]).arg(place));
+    let listed = run(downhill(&["runs"]).arg(dir));
     assert!(listed.status.success(), "{listed}");
     assert_eq!(listed.stdout.lines().count(), 6, "{listed}");
     assert_eq!(listed.stdout.matches(&hash[..12]).count(), 4, "{listed}");
-    let json = run(downhill(&["runs", "--json"]).arg(place.join("c")));
+    let json = run(downhill(&["runs", "--json"]).arg(dir.join("c")));
     assert_eq!(serde_json::from_str::<Value>(&json.stdout).unwrap()["state"], "done", "{json}");
     let empty = run(downhill(&["runs"]).arg(root().join("proto")));
     assert!(empty.status.code() == Some(1) && empty.stderr.contains("no run in"), "{empty}");
@@ -141,7 +141,7 @@ fn runs_are_listed_and_compared_by_their_hashes() {
 
 #[test]
 fn a_trace_has_a_lane_for_each_worker() {
-    let folder = place();
+    let folder = test_dir();
     let path = folder.path().join("trace.json");
     train(folder.path(), "run", &["--workers", "2", "--trace", path.to_str().unwrap()]).hash();
     let events: Vec<Value> = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
@@ -160,7 +160,7 @@ fn a_trace_has_a_lane_for_each_worker() {
 
 #[test]
 fn tensorboard_reads_the_event_files() {
-    let folder = place();
+    let folder = test_dir();
     train(folder.path(), "run", &["--tensorboard"]).hash();
     let Some(python) = outside("venv/bin/python") else { return };
     let script = root().join("tests/outside/event_files.py");
@@ -196,11 +196,11 @@ struct Cluster {
     metrics: [String; 2],
 }
 
-fn cluster(place: &Path) -> Cluster {
+fn cluster(dir: &Path) -> Cluster {
     let mut command = program("ps-server");
-    command.arg(place.join("run.toml")).args(["--set", "train.epochs=100000", "--listen", "127.0.0.1:0"]);
+    command.arg(dir.join("run.toml")).args(["--set", "train.epochs=100000", "--listen", "127.0.0.1:0"]);
     command.args(["--dashboard", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--min-workers", "2"]);
-    command.arg("--token-file").arg(place.join("token")).arg("--out").arg(place.join("run"));
+    command.arg("--token-file").arg(dir.join("token")).arg("--out").arg(dir.join("run"));
     let mut server = Running::start(&mut command);
     let metrics = address(&mut server, "metrics");
     let dashboard = address(&mut server, "dashboard");
@@ -210,7 +210,7 @@ fn cluster(place: &Path) -> Cluster {
         .map(|name| {
             let mut command = program("ps-worker");
             command.args(["--server", &listen, "--name", name, "--threads", "1", "--metrics", "127.0.0.1:0"]);
-            Running::start(command.arg("--token-file").arg(place.join("token")))
+            Running::start(command.arg("--token-file").arg(dir.join("token")))
         })
         .collect();
     let of_worker = address(&mut workers[0], "metrics");
@@ -218,8 +218,8 @@ fn cluster(place: &Path) -> Cluster {
 }
 
 #[test]
-fn the_page_asks_for_a_token_and_shows_the_run_to_whoever_has_one() {
-    let folder = place();
+fn the_page_requires_a_token() {
+    let folder = test_dir();
     let cluster = cluster(folder.path());
     let at = &cluster.dashboard;
     for path in ["/", "/state.json", "/events", "/chart/0", "/results/run.toml"] {
@@ -263,8 +263,8 @@ fn the_page_asks_for_a_token_and_shows_the_run_to_whoever_has_one() {
 }
 
 #[test]
-fn without_a_token_the_page_is_not_shown_under_another_name() {
-    let folder = place();
+fn without_a_token_the_page_rejects_other_host_names() {
+    let folder = test_dir();
     let mut command = downhill(&["train", "--set", "train.epochs=100000", "--dashboard", "127.0.0.1:0"]);
     let mut training = Running::start(
         command.arg(folder.path().join("run.toml")).arg("--out").arg(folder.path().join("run")),
@@ -283,7 +283,7 @@ fn chromium_shows_the_page_live() {
     if outside_program("/usr/bin/chromium").is_none() {
         return;
     }
-    let folder = place();
+    let folder = test_dir();
     let cluster = cluster(folder.path());
     let mut command = Command::new("node");
     command.arg(root().join("tests/outside/dashboard.mjs")).arg(modules);
@@ -325,9 +325,9 @@ fn signal(running: &Running, name: &str) {
 }
 
 /// Starts a server that serves its dashboard and waits for a worker. Returns the addresses of both.
-fn waiting_server(place: &Path, more: &[&str]) -> (Running, String, String) {
+fn waiting_server(dir: &Path, more: &[&str]) -> (Running, String, String) {
     let mut command = program("ps-server");
-    command.arg(place.join("run.toml")).arg("--out").arg(place.join("run"));
+    command.arg(dir.join("run.toml")).arg("--out").arg(dir.join("run"));
     command.args(["--listen", "127.0.0.1:0", "--dashboard", "127.0.0.1:0"]).args(more);
     let mut server = Running::start(&mut command);
     let dashboard = address(&mut server, "dashboard");
@@ -341,7 +341,7 @@ fn work(listen: &str) -> Ended {
 
 #[test]
 fn an_open_page_gets_the_result_before_the_process_exits() {
-    let folder = place();
+    let folder = test_dir();
     let (mut server, dashboard, listen) = waiting_server(folder.path(), &[]);
     let mut page = Events::open(&dashboard, "/events");
     // The server does not wait for a page that already shows the end.
@@ -360,8 +360,8 @@ fn an_open_page_gets_the_result_before_the_process_exits() {
 }
 
 #[test]
-fn an_open_page_is_told_why_a_run_failed() {
-    let folder = place();
+fn an_open_page_shows_why_a_run_failed() {
+    let folder = test_dir();
     let diverging = ["--set", "learning_rate.initial=1e30"];
     let (mut server, dashboard, listen) = waiting_server(folder.path(), &diverging);
     let mut page = Events::open(&dashboard, "/events");
@@ -380,8 +380,8 @@ fn an_open_page_is_told_why_a_run_failed() {
 }
 
 #[test]
-fn training_in_one_process_shows_its_phases_and_how_it_was_stopped() {
-    let folder = place();
+fn train_shows_its_phases_and_that_it_was_stopped() {
+    let folder = test_dir();
     let mut command = downhill(&["train", "--set", "train.epochs=100000", "--dashboard", "127.0.0.1:0"]);
     command.arg(folder.path().join("run.toml")).arg("--out").arg(folder.path().join("run"));
     let mut training = Running::start(&mut command);
@@ -402,8 +402,8 @@ fn training_in_one_process_shows_its_phases_and_how_it_was_stopped() {
 }
 
 #[test]
-fn with_stay_the_result_is_served_until_ctrl_c() {
-    let folder = place();
+fn with_linger_the_result_is_served_until_ctrl_c() {
+    let folder = test_dir();
     for (command, workers) in [("train", "1"), ("launch", "2")] {
         let mut staying =
             downhill(&[command, "--workers", workers, "--dashboard", "127.0.0.1:0", "--linger"]);
@@ -434,7 +434,7 @@ fn chromium_shows_the_result_when_the_process_is_gone() {
     if outside_program("/usr/bin/chromium").is_none() {
         return;
     }
-    let folder = place();
+    let folder = test_dir();
     let (mut server, dashboard, listen) = waiting_server(folder.path(), &["--set", "train.epochs=20"]);
     let mut command = Command::new("node");
     command.arg(root().join("tests/outside/finished.mjs")).arg(modules).arg(format!("http://{dashboard}/"));
@@ -449,7 +449,7 @@ fn chromium_shows_the_result_when_the_process_is_gone() {
 #[test]
 fn prometheus_scrapes_server_and_workers() {
     let Some(mut command) = outside_program("prometheus") else { return };
-    let folder = place();
+    let folder = test_dir();
     let cluster = cluster(folder.path());
     let config = fs::read_to_string(root().join("deploy/prometheus/prometheus.yml")).unwrap();
     let [server, worker] = &cluster.metrics;
@@ -492,13 +492,13 @@ fn prometheus_scrapes_server_and_workers() {
 }
 
 #[test]
-fn a_server_that_stays_tells_late_workers_and_serves_the_results() {
-    let folder = place();
-    let place = folder.path();
-    let wanted = train(place, "alone", &[]).hash();
+fn a_lingering_server_answers_late_workers_and_serves_the_results() {
+    let folder = test_dir();
+    let dir = folder.path();
+    let wanted = train(dir, "alone", &[]).hash();
     let serve = || {
         let mut command = program("ps-server");
-        command.arg(place.join("run.toml")).arg("--out").arg(place.join("run"));
+        command.arg(dir.join("run.toml")).arg("--out").arg(dir.join("run"));
         command.args(["--listen", "127.0.0.1:0", "--dashboard", "127.0.0.1:0", "--linger"]);
         Running::start(&mut command)
     };

@@ -23,22 +23,22 @@ pub fn assign(leaves: Range<u32>, shares: &[f64]) -> Vec<Range<u32>> {
         .iter()
         .map(|share| {
             let due = if total > 0.0 { count * share / total } else { count / shares.len() as f64 };
-            let most = due.ceil().max((due * (1.0 + TOLERANCE)).floor());
-            ((due * (1.0 - TOLERANCE)).floor() as u64, most as u64)
+            let max = due.ceil().max((due * (1.0 + TOLERANCE)).floor());
+            ((due * (1.0 - TOLERANCE)).floor() as u64, max as u64)
         })
         .collect();
-    let mut least_after: u64 = bounds.iter().map(|bound| bound.0).sum();
-    let mut most_after: u64 = bounds.iter().map(|bound| bound.1).sum();
+    let mut min_after: u64 = bounds.iter().map(|bound| bound.0).sum();
+    let mut max_after: u64 = bounds.iter().map(|bound| bound.1).sum();
     let end = u64::from(leaves.end);
     let mut start = u64::from(leaves.start);
     bounds
         .into_iter()
-        .map(|(least, most)| {
-            least_after -= least;
-            most_after -= most;
+        .map(|(min, max)| {
+            min_after -= min;
+            max_after -= max;
             // The remaining leaves must be neither too few nor too many for the workers that follow.
-            let low = (start + least).max(end.saturating_sub(most_after));
-            let high = (start + most).min(end - least_after);
+            let low = (start + min).max(end.saturating_sub(max_after));
+            let high = (start + max).min(end - min_after);
             let range = start as u32..coarsest(low, high) as u32;
             start = u64::from(range.end);
             range
@@ -218,10 +218,10 @@ mod tests {
                     next = range.end;
                 }
                 assert_eq!(next, leaves);
-                let most = ranges.iter().map(|range| range.len()).max().unwrap();
+                let longest = ranges.iter().map(|range| range.len()).max().unwrap();
                 let fair = f64::from(leaves) / workers as f64;
                 assert!(
-                    most as f64 <= fair.ceil().max(fair * 1.0625),
+                    longest as f64 <= fair.ceil().max(fair * 1.0625),
                     "{leaves} among {workers}: {ranges:?}"
                 );
             }
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn boundaries_are_coarse_where_balance_allows() {
+    fn range_boundaries_are_coarse_where_balance_allows() {
         let cases: [(Range<u32>, &[f64], &[u32]); 6] = [
             (0..8, &[1.0, 1.0], &[4, 8]),
             (0..8, &[1.0, 1.0, 1.0], &[2, 5, 8]),
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn many_leaves_need_few_nodes() {
+    fn ranges_of_many_leaves_need_few_nodes() {
         let tree = Tree::new(4096);
         for workers in [2, 3, 5, 7, 8] {
             for range in assign(0..4096, &vec![1.0; workers]) {
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn more_leaves_go_to_the_least_loaded() {
+    fn the_least_loaded_worker_gets_the_most_leaves() {
         assert_eq!(level_out(6, &[0, 0, 0], &[1.0; 3]), [2.0, 2.0, 2.0]);
         assert_eq!(level_out(4, &[0, 10, 2], &[1.0; 3]), [3.0, 0.0, 1.0]);
         assert_eq!(level_out(1, &[5], &[1.0]), [1.0]);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_done_at_the_same_time_if_they_can_be() {
+    fn shares_let_all_workers_finish_at_the_same_time() {
         assert_eq!(level_out(8, &[0, 0], &[3.0, 1.0]), [6.0, 2.0]);
         assert_eq!(level_out(6, &[2, 0], &[1.0, 1.0]), [2.0, 4.0]);
         // The second worker is busy until after the first has finished everything.

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_rounds_count() {
+    fn only_recent_rounds_count() {
         let mut rhythm = Rhythm::default();
         (0..REMEMBERED).for_each(|_| rhythm.note(1000, 4));
         (0..REMEMBERED).for_each(|_| rhythm.note(10, 4));

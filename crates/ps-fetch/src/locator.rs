@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_told_from_paths_and_bad_ones_named() {
+    fn urls_are_distinguished_from_paths_and_invalid_ones_rejected() {
         for path in ["data/train.csv", "/data/train.csv", "C:\\data.csv", "a:b.csv", ""] {
             assert_eq!(Locator::parse(path).unwrap(), None, "{path}");
         }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_fetches_only_what_it_was_told_that_it_may() {
+    fn a_worker_fetches_only_allowed_urls() {
         let check =
             |url: &str, prefix: &str| allowed(&DataConfig::new(format!("csv:{url}")), &[prefix.into()]);
         assert_eq!(check("s3://bucket/a.csv", "s3://bucket/"), Ok(()));

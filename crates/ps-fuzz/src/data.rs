@@ -135,7 +135,7 @@ fn check(choice: u8, mut config: DataConfig, files: &[(&str, &[u8])]) {
             loaded.validation.iter().for_each(|split| is_sound(&loaded, split, config.standardize));
             loaded.test.iter().for_each(|split| is_sound(&loaded, split, config.standardize));
         }
-        Err(error) => is_told_well(&error),
+        Err(error) => check_error_message(&error),
     }
 }
 
@@ -160,11 +160,11 @@ fn is_sound(loaded: &Loaded, split: &Split, standardized: bool) {
 }
 
 /// An error is a single line about the input.
-fn is_told_well(error: &DataError) {
+fn check_error_message(error: &DataError) {
     let text = error.to_string();
-    let told =
+    let is_about_the_input =
         ["images", "labels", "train", "test", "digits:", "data."].iter().any(|place| text.contains(place));
-    assert!(told && !matches!(error, DataError::File { .. }), "{text}");
+    assert!(is_about_the_input && !matches!(error, DataError::File { .. }), "{text}");
 }
 
 fn idx_seeds() -> Vec<Seed> {
@@ -211,7 +211,7 @@ fn csv_seeds() -> Vec<Seed> {
         ("nearly-all-different", with(2, "a,y\nu,1\nv,2\nw,3\nx,4\ny,5\n")),
         ("semicolons", with(2, "# by hand\na;b;y\n1;2;3\n4;5;6\n")),
         ("decimal-commas", with(2, "\x01\x01a;y\n1,5;2\n,5;1e-3\n")),
-        ("names-and-blanks", with(2 | 0xc0, "\x01\x64 1  2 3\n4 \"5\" 6 \n")),
+        ("names-and-blanks", with(2 | 0xc0, "\x01\x64 1 2 3\n4 \"5\" 6 \n")),
         ("two-separators", with(2, "a;b,y\nc;d,e\n")),
         ("rows-and-gaps", with(2, "\x01\x1aa,y\n1,2\n3,\n5,6\n\x00a,y\n7,NA\n8,9\n")),
         ("full-stops", with(0, "a,y\n1,u\n2,v\n\x00a,y\n3,u.\n4,v.\n")),

@@ -23,7 +23,7 @@ const TOKENS: [&[u8]; 16] = [
 ];
 
 /// Maximum length of a derived input.
-const LONGEST: usize = 4096;
+const MAX_BYTES: usize = 4096;
 
 /// Returns `input` with up to four random changes. `other` is another input, from which parts are copied.
 pub fn mutate(random: &mut Stream, input: &[u8], other: &[u8]) -> Vec<u8> {
@@ -31,7 +31,7 @@ pub fn mutate(random: &mut Stream, input: &[u8], other: &[u8]) -> Vec<u8> {
     for _ in 0..=random.below(4) {
         change(random, &mut bytes, other);
     }
-    bytes.truncate(LONGEST);
+    bytes.truncate(MAX_BYTES);
     bytes
 }
 

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 const INPUTS: usize = 4000;
 
 /// Maximum memory that a target may hold at a time, for inputs of a few kilobytes.
-const MOST_BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 64 << 20;
 
 #[global_allocator]
 static COUNTED: Counted = Counted;
@@ -25,12 +25,12 @@ static COUNTED: Counted = Counted;
 struct Counted;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
-static MOST_HELD: AtomicUsize = AtomicUsize::new(0);
+static MAX_HELD: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: all calls are passed to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        MOST_HELD.fetch_max(HELD.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
+        MAX_HELD.fetch_max(HELD.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
         // SAFETY: the caller's promises.
         unsafe { System.alloc(layout) }
     }
@@ -59,17 +59,17 @@ fn files(target: &Target) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn every_target_takes_any_input_and_little_memory() {
+fn every_target_handles_any_input_in_bounded_memory() {
     let seed = u64::from(std::process::id());
     for target in targets() {
         let take = |input: &[u8], what: &dyn std::fmt::Display| {
             let held = HELD.load(Relaxed);
-            MOST_HELD.store(held, Relaxed);
+            MAX_HELD.store(held, Relaxed);
             let ended = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
-            let most = MOST_HELD.load(Relaxed).saturating_sub(held);
+            let peak = MAX_HELD.load(Relaxed).saturating_sub(held);
             let (name, input) = (target.name, input.escape_ascii());
             assert!(ended.is_ok(), "{name} panicked on {what}, see above: {input}");
-            assert!(most < MOST_BYTES, "{name} took {most} bytes of memory for {what}: {input}");
+            assert!(peak < MAX_BYTES, "{name} took {peak} bytes of memory for {what}: {input}");
         };
         let files = files(&target);
         files.iter().for_each(|(file, input)| take(input, file));
@@ -84,7 +84,7 @@ fn every_target_takes_any_input_and_little_memory() {
 
 /// `UPDATE_SEEDS=1 cargo test -p ps-fuzz` writes the files.
 #[test]
-fn the_seeds_are_those_that_the_code_makes_and_those_that_were_found() {
+fn committed_seeds_match_the_generated_ones() {
     for target in targets() {
         assert!(!(target.seeds)().is_empty(), "{} has no seeds", target.name);
         for (name, input) in (target.seeds)() {

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn valid_addresses_are_accepted_and_others_explained() {
+    fn valid_addresses_are_accepted_and_invalid_ones_explained() {
         for (text, expected) in [
             ("127.0.0.1:4370", "127.0.0.1:4370"),
             ("http://server.example:80/", "server.example:80"),
@@ -187,7 +187,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_stale_socket_is_replaced_and_nothing_else_is() {
+    fn only_a_stale_socket_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let address = Address::Unix(path.clone());

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn complaints_are_logged_once_a_second() {
+    async fn messages_are_logged_at_most_once_a_second() {
         let throttled_log = ThrottledLog::default();
         assert_eq!(throttled_log.due(), Some(0));
         (0..100).for_each(|_| assert_eq!(throttled_log.due(), None));

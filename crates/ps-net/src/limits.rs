@@ -77,9 +77,9 @@ impl Capacity {
 
     /// `share` 32nds of the files, at most `most`, and half of that from one address. The ports together get
     /// 27 of the 32.
-    fn share(open_files: u64, share: u64, most: usize) -> Self {
+    fn share(open_files: u64, share: u64, max: usize) -> Self {
         let files = open_files.saturating_sub(OWN_FILES) / 32 * share;
-        let all = usize::try_from(files).unwrap_or(usize::MAX).clamp(2, most);
+        let all = usize::try_from(files).unwrap_or(usize::MAX).clamp(2, max);
         Capacity { all, of_one_address: all.div_ceil(2) }
     }
 }
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_ports_together_leave_files_to_the_process() {
+    fn connection_limits_leave_open_files_for_the_process() {
         let capacities = |files| {
             [
                 Capacity::of_calls(files),
@@ -205,8 +205,8 @@ mod tests {
                 assert!(of_one_address > 0 && of_one_address < all, "{files}");
             }
         }
-        let most = [MAX_CONNECTIONS, MAX_PAGE_CONNECTIONS, MAX_METRICS_CONNECTIONS, MAX_HEALTH_CONNECTIONS];
-        assert_eq!(capacities(4096).map(|capacity| capacity.all), most);
+        let max = [MAX_CONNECTIONS, MAX_PAGE_CONNECTIONS, MAX_METRICS_CONNECTIONS, MAX_HEALTH_CONNECTIONS];
+        assert_eq!(capacities(4096).map(|capacity| capacity.all), max);
         // The usual limit is enough for hundreds of workers.
         assert_eq!(capacities(1024).map(|capacity| capacity.all), [600, 120, 60, 30]);
     }

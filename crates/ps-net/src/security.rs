@@ -239,7 +239,7 @@ mod tests {
     use std::path::PathBuf;
 
     #[test]
-    fn missing_flags_and_invalid_files_are_named() {
+    fn missing_flags_and_invalid_files_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &str| -> PathBuf {
             let path = folder.path().join(name);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn https_needs_certificates_and_nothing_secret_is_printed() {
+    fn https_requires_certificates_and_debug_output_hides_secrets() {
         assert!(Security::default().address("https://a:1").unwrap_err().contains("--tls-cert"));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");

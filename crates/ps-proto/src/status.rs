@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_named_with_both_values_and_nothing_else() {
+    fn only_differing_fingerprints_are_named_with_both_values() {
         let text = differences(&fingerprints("abc"), &fingerprints("def")).unwrap();
         assert!(text.starts_with("data differs: the server has abc, the worker def"), "{text}");
         assert!(!text.contains("probe") && !text.contains("run file"));
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_arrive_as_what_they_are() {
+    fn refusals_are_classified_by_the_client() {
         let check = |refusal: Refusal, expected: fn(String) -> CallFailure| {
             let text = refusal.to_string();
             assert_eq!(classify(&refusal.into()), expected(text));

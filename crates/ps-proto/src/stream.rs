@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_framed_by_hand_is_what_protobuf_says() {
+    fn hand_written_framing_matches_protobuf() {
         fn check(message: impl TensorMessage + Clone) {
             let expected = framed(&message);
             let (head, payload) = frame(message);
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_survive_any_cutting_of_the_stream() {
+    async fn messages_are_read_from_frames_of_any_size() {
         let bytes: Vec<u8> = messages()
             .into_iter()
             .flat_map(|message| {
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_in_tiny_pieces_costs_little_more_than_its_bytes() {
+    fn a_message_in_tiny_frames_uses_little_extra_memory() {
         let mut pieces = Pieces::default();
         let bytes: Vec<u8> = (0..100_000_u32).map(|i| i as u8).collect();
         bytes.iter().for_each(|&byte| pieces.push(Bytes::copy_from_slice(&[byte])));
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_message_is_refused() {
+    async fn invalid_framing_is_refused() {
         let read = |bytes: &'static [u8]| async move {
             let body = Body::new(Frames(VecDeque::from([Ok(Bytes::from_static(bytes))])));
             Reader::<FromWorker>::new(body).message().await.unwrap_err()
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_ends_with_its_status_and_a_client_just_ends() {
+    async fn a_server_ends_its_stream_with_a_status_and_a_client_without() {
         let ends = |side| {
             let messages = [Ok(messages().remove(0)), Err(Status::data_loss("broken"))];
             Reader::<FromWorker>::new(body(tokio_stream::iter(messages), side))

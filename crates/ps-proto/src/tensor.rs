@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floats_travel_as_little_endian_and_come_back_bit_for_bit() {
+    fn floats_round_trip_as_little_endian() {
         let values = vec![1.0, -0.0, f32::MIN_POSITIVE / 3.0, f32::INFINITY, 3.5e-20];
         let bytes = share(values.clone());
         assert_eq!(bytes[..4], [0, 0, 0x80, 0x3f]);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_final_is_shared_while_the_rest_is_written_and_the_memory_is_used_again() {
+    fn completed_parts_are_shared_while_the_rest_is_written_and_memory_is_reused() {
         let mut tensor = SharedBuffer::new(10);
         tensor.open().fill(1.0);
         let address = tensor.open().as_ptr();

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_worker_that_is_sent_away_and_stays_loses_its_place() {
+    async fn a_dismissed_worker_that_keeps_its_stream_open_loses_its_slot() {
         let plan = BatchPlan::new(1, 8, 8, 4, 1, None);
         let shape = Shape { plan, parameters: 3, classes: 0, weights: Precision::F32 };
         let slots = Arc::new(Semaphore::new(1));

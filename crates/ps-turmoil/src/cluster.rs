@@ -1,7 +1,7 @@
 //! A run on simulated hosts, and the faults that it goes through.
 
 use crate::disk::WatchedDisk;
-use crate::processes::{Ended, Role, Setting};
+use crate::processes::{Ended, Role, Scenario};
 use crate::schedule::{Counts, Fault, Schedule};
 use ps_core::{reference, weights_hash};
 use ps_sim::seeds;
@@ -19,9 +19,9 @@ use turmoil::{Builder, Sim};
 /// Virtual time that each host runs before the next one does; the network is frozen meanwhile.
 const TICK: Duration = Duration::from_millis(5);
 /// Virtual time after which no new fault occurs. A run that hangs is then not freed by the next fault.
-const HEALS: Duration = Duration::from_secs(8);
+const LAST_FAULT: Duration = Duration::from_secs(8);
 /// Virtual time within which the run must end after the last fault.
-const BOUND: Duration = Duration::from_secs(240);
+const TIME_LIMIT: Duration = Duration::from_secs(240);
 /// Pause before a process that gave up is restarted.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
@@ -78,7 +78,7 @@ enum State {
 }
 
 /// A fault that ends at a known time.
-enum Mend {
+enum Repair {
     Partition(String, String),
     OneWay(String, String),
     Hold(String, String),
@@ -90,7 +90,7 @@ struct Cluster<'a> {
     /// The coordinator's disk.
     disk: WatchedDisk,
     schedule: Schedule,
-    mends: Vec<(Duration, Mend)>,
+    repairs: Vec<(Duration, Repair)>,
     counts: Counts,
 }
 
@@ -103,14 +103,14 @@ fn simulate(seed: u64) -> Result<Report, Violation> {
     let run = || {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         std::fs::write(folder.path().join("flowers.csv"), flowers()).map_err(|error| error.to_string())?;
-        let setting = setting(seed, folder.path());
-        let job = setting.job()?;
+        let scenario = scenario(seed, folder.path());
+        let job = scenario.job()?;
         let [train, validation] = job.parts();
         let mut trainer = reference::run(&job.model, job.trainer(), train, Some(validation), &mut |_, _| ())
             .map_err(|diverged| diverged.to_string())?;
         let validated = job.validate(trainer.weights());
         trainer.close(validated.as_ref());
-        let report = Cluster::new(&setting).run()?;
+        let report = Cluster::new(&scenario).run()?;
         match weights_hash(trainer.weights()) {
             hash if hash == report.hash => Ok(report),
             hash => Err(format!("the weights are {}, the reference trainer's {hash}", report.hash)),
@@ -163,7 +163,7 @@ schedule = "armijo"
 "#;
 
 /// The run of a seed, and its numbers of servers and workers.
-fn setting(seed: u64, folder: &Path) -> Setting {
+fn scenario(seed: u64, folder: &Path) -> Scenario {
     let servers = 1 + (seed % 3) as u32;
     // With several servers, the weights must have at least one chunk for each.
     let hidden = if servers == 1 { "8" } else { "180, 180" };
@@ -191,7 +191,7 @@ batch = {batch}
 leaf = 4
 {rest}"#
     );
-    Setting { run, folder: folder.into(), servers, every: 1 + seed % 4, seed }
+    Scenario { run, folder: folder.into(), servers, every: 1 + seed % 4, seed }
 }
 
 /// Generates a small data set with three classes.
@@ -214,13 +214,13 @@ fn flowers() -> String {
 }
 
 impl Cluster<'_> {
-    fn new(setting: &Setting) -> Self {
-        let mut schedule = Schedule::new(setting.seed);
+    fn new(scenario: &Scenario) -> Self {
+        let mut schedule = Schedule::new(scenario.seed);
         let mut sim = Builder::new()
-            .rng_seed(setting.seed)
+            .rng_seed(scenario.seed)
             .enable_random_order()
             .tick_duration(TICK)
-            .simulation_duration(HEALS + 2 * BOUND)
+            .simulation_duration(LAST_FAULT + 2 * TIME_LIMIT)
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(Duration::from_millis(30))
             .tcp_capacity(4096)
@@ -229,12 +229,12 @@ impl Cluster<'_> {
         let disk = WatchedDisk::default();
         let roles = [Role::Coordinator]
             .into_iter()
-            .chain((0..setting.servers - 1).map(Role::Shard))
+            .chain((0..scenario.servers - 1).map(Role::Shard))
             .chain((0..workers).map(Role::Worker))
-            .chain((setting.seed % 4 == 3).then_some(Role::Idler));
+            .chain((scenario.seed % 4 == 3).then_some(Role::StalledWorker));
         let processes = roles.map(|role| {
             let (stop, ended) = (Arc::new(Notify::new()), Rc::new(RefCell::new(None)));
-            let (given, heard, written, host) = (setting.clone(), stop.clone(), ended.clone(), role.host());
+            let (given, heard, written, host) = (scenario.clone(), stop.clone(), ended.clone(), role.host());
             let disk = disk.clone();
             sim.host(host.clone(), move || {
                 let process = given.clone().run(role, disk.clone(), heard.clone());
@@ -247,13 +247,13 @@ impl Cluster<'_> {
             Process { role, host, state: State::Up, stop, ended, failed: None }
         });
         let processes = processes.collect();
-        Cluster { sim, processes, disk, schedule, mends: Vec::new(), counts: Counts::default() }
+        Cluster { sim, processes, disk, schedule, repairs: Vec::new(), counts: Counts::default() }
     }
 
     fn run(mut self) -> Result<Report, String> {
         loop {
             let now = self.sim.elapsed();
-            if let Some(hash) = self.hear(now)? {
+            if let Some(hash) = self.handle_ended_processes(now)? {
                 self.counts.saves = self.disk.saves();
                 return Ok(Report { hash, took: now, counts: self.counts });
             }
@@ -268,14 +268,14 @@ impl Cluster<'_> {
                     _ => self.stop_machine(),
                 }
             }
-            self.mend(now);
-            self.start_again(now);
-            if now < HEALS
+            self.repair(now);
+            self.restart_due(now);
+            if now < LAST_FAULT
                 && let Some(fault) = self.schedule.next()
             {
-                self.harm(now, fault);
+                self.inject(now, fault);
             }
-            if now > HEALS + BOUND {
+            if now > LAST_FAULT + TIME_LIMIT {
                 return Err(format!("not over after {} s: {}", now.as_secs(), self.states()));
             }
             self.sim.step().map_err(|error| error.to_string())?;
@@ -283,7 +283,7 @@ impl Cluster<'_> {
     }
 
     /// Handles processes that have ended. Returns the hash of the weights once the run has finished.
-    fn hear(&mut self, now: Duration) -> Result<Option<String>, String> {
+    fn handle_ended_processes(&mut self, now: Duration) -> Result<Option<String>, String> {
         for process in &mut self.processes {
             let Some(ended) = process.ended.take() else { continue };
             info!(target: "cluster", "{now:?} {} ended: {ended:?}", process.host);
@@ -294,7 +294,7 @@ impl Cluster<'_> {
                     let count = match process.role {
                         Role::Coordinator => &mut self.counts.coordinator_stops,
                         Role::Shard(_) => &mut self.counts.shard_stops,
-                        Role::Worker(_) | Role::Idler => &mut self.counts.worker_stops,
+                        Role::Worker(_) | Role::StalledWorker => &mut self.counts.worker_stops,
                     };
                     *count += 1;
                     State::Down(now + self.schedule.time(1000))
@@ -320,7 +320,7 @@ impl Cluster<'_> {
         let count = match process.role {
             Role::Coordinator => &mut self.counts.coordinator_deaths,
             Role::Shard(_) => &mut self.counts.shard_deaths,
-            Role::Worker(_) | Role::Idler => &mut self.counts.worker_deaths,
+            Role::Worker(_) | Role::StalledWorker => &mut self.counts.worker_deaths,
         };
         *count += 1;
         self.sim.crash(process.host.as_str());
@@ -337,7 +337,7 @@ impl Cluster<'_> {
         self.disk.stop(self.schedule.below(1 << 30) as u64);
     }
 
-    fn start_again(&mut self, now: Duration) {
+    fn restart_due(&mut self, now: Duration) {
         for process in &mut self.processes {
             if !matches!(process.state, State::Down(until) if until <= now) {
                 continue;
@@ -355,7 +355,7 @@ impl Cluster<'_> {
         }
     }
 
-    fn harm(&mut self, now: Duration, fault: Fault) {
+    fn inject(&mut self, now: Duration, fault: Fault) {
         info!(target: "cluster", "{now:?} {fault:?}");
         let index = self.schedule.below(self.processes.len());
         let is_up = self.processes[index].state == State::Up;
@@ -369,17 +369,17 @@ impl Cluster<'_> {
             Fault::Partition(time) => {
                 self.counts.partitions += 1;
                 self.sim.partition(a.as_str(), b.as_str());
-                self.mends.push((now + time, Mend::Partition(a, b)));
+                self.repairs.push((now + time, Repair::Partition(a, b)));
             }
             Fault::OneWay(time) => {
                 self.counts.one_way += 1;
                 self.sim.partition_oneway(a.as_str(), b.as_str());
-                self.mends.push((now + time, Mend::OneWay(a, b)));
+                self.repairs.push((now + time, Repair::OneWay(a, b)));
             }
             Fault::Hold(time) => {
                 self.counts.holds += 1;
                 self.sim.hold(a.as_str(), b.as_str());
-                self.mends.push((now + time, Mend::Hold(a, b)));
+                self.repairs.push((now + time, Repair::Hold(a, b)));
             }
         }
     }
@@ -398,15 +398,15 @@ impl Cluster<'_> {
         if self.schedule.below(2) == 0 { (a, b) } else { (b, a) }
     }
 
-    fn mend(&mut self, now: Duration) {
+    fn repair(&mut self, now: Duration) {
         let sim = &mut self.sim;
-        self.mends.retain(|(until, mend)| {
+        self.repairs.retain(|(until, repair)| {
             let is_over = *until <= now;
             if is_over {
-                match mend {
-                    Mend::Partition(a, b) => sim.repair(a.as_str(), b.as_str()),
-                    Mend::OneWay(a, b) => sim.repair_oneway(a.as_str(), b.as_str()),
-                    Mend::Hold(a, b) => sim.release(a.as_str(), b.as_str()),
+                match repair {
+                    Repair::Partition(a, b) => sim.repair(a.as_str(), b.as_str()),
+                    Repair::OneWay(a, b) => sim.repair_oneway(a.as_str(), b.as_str()),
+                    Repair::Hold(a, b) => sim.release(a.as_str(), b.as_str()),
                 }
             }
             !is_over

@@ -17,28 +17,28 @@ pub(crate) fn address(host: &str) -> String {
 /// Starts to listen on `host`, which must be the current host.
 pub(crate) async fn listen(host: &str) -> io::Result<Listener> {
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
-    Ok(Listener::Other(Box::new(Door(listener)), address(host)))
+    Ok(Listener::Other(Box::new(SimulatedListener(listener)), address(host)))
 }
 
 /// A connector for the simulated network.
 #[derive(Debug)]
-pub(crate) struct Simulated;
+pub(crate) struct SimulatedNetwork;
 
-impl Network for Simulated {
+impl Network for SimulatedNetwork {
     fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
         Box::pin(async move { Ok(Box::new(TcpStream::connect(address).await?) as _) })
     }
 }
 
-struct Door(TcpListener);
+struct SimulatedListener(TcpListener);
 
-impl fmt::Debug for Door {
+impl fmt::Debug for SimulatedListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Door")
+        f.write_str("SimulatedListener")
     }
 }
 
-impl Accept for Door {
+impl Accept for SimulatedListener {
     fn accept(&self) -> Accepting<'_> {
         Box::pin(async {
             let (stream, address) = self.0.accept().await?;

@@ -1,7 +1,7 @@
 //! The programs, run as their `main` functions would run them.
 
 use crate::disk::WatchedDisk;
-use crate::network::{Simulated, address, listen};
+use crate::network::{SimulatedNetwork, address, listen};
 use ps_config::{CheckpointArgs, RunConfig};
 use ps_coord::Dismissal;
 use ps_core::weights_hash;
@@ -28,7 +28,7 @@ const COORDINATOR: &str = "coordinator";
 
 /// The settings of a run.
 #[derive(Clone, Debug)]
-pub(crate) struct Setting {
+pub(crate) struct Scenario {
     /// The run file, in TOML.
     pub run: String,
     /// The folder of the run's data.
@@ -51,7 +51,7 @@ pub(crate) enum Role {
     /// A `ps-worker`, numbered from 0.
     Worker(u32),
     /// A peer that joins as a worker and answers, but never computes.
-    Idler,
+    StalledWorker,
 }
 
 /// How a process ended.
@@ -69,7 +69,7 @@ pub(crate) enum Ended {
     Wrong(String),
 }
 
-impl Setting {
+impl Scenario {
     /// Loads the run, as each process does.
     pub(crate) fn job(&self) -> Result<Job, String> {
         let run = RunConfig::parse(&self.run, "simulation", &[]).map_err(text)?;
@@ -77,7 +77,7 @@ impl Setting {
     }
 
     fn security(&self) -> Security {
-        Security::default().over(Arc::new(Simulated))
+        Security::default().over(Arc::new(SimulatedNetwork))
     }
 
     fn options(&self) -> ServerOptions {
@@ -96,9 +96,9 @@ impl Setting {
     pub(crate) async fn run(self, role: Role, disk: WatchedDisk, stop: Arc<Notify>) -> Ended {
         let ran = match role {
             Role::Coordinator => self.coordinate(disk, &stop).await,
-            Role::Shard(index) => self.keep(index, &stop).await,
+            Role::Shard(index) => self.serve_shard(index, &stop).await,
             Role::Worker(index) => self.work(index, &stop).await,
-            Role::Idler => self.idle(&stop).await,
+            Role::StalledWorker => self.stall(&stop).await,
         };
         ran.unwrap_or_else(Ended::Failed)
     }
@@ -132,7 +132,7 @@ impl Setting {
         ps_server::run(listener, job, self.options(), recorder, stop.notified(), finish).await.map_err(text)
     }
 
-    async fn keep(self, index: u32, stop: &Notify) -> Result<Ended, String> {
+    async fn serve_shard(self, index: u32, stop: &Notify) -> Result<Ended, String> {
         let (job, host) = (Arc::new(self.job()?), Role::Shard(index).host());
         let placement = ShardOptions {
             coordinator: address(COORDINATOR),
@@ -176,11 +176,11 @@ impl Setting {
     }
 }
 
-impl Setting {
+impl Scenario {
     /// Joins the coordinator and then only sends heartbeats.
-    async fn idle(self, stop: &Notify) -> Result<Ended, String> {
+    async fn stall(self, stop: &Notify) -> Result<Ended, String> {
         let (job, security) = (self.job()?, self.security());
-        let mut line = security
+        let mut connection = security
             .address(&address(COORDINATOR))?
             .connect(&security)
             .await
@@ -194,26 +194,26 @@ impl Setting {
         };
         let hello = v1::Hello {
             protocol_version: PROTOCOL_VERSION,
-            worker_name: Role::Idler.host(),
+            worker_name: Role::StalledWorker.host(),
             build: "a peer that only answers".into(),
             fingerprints: Some(fingerprints),
         };
-        say(&sender, Message::Hello(hello));
+        send(&sender, Message::Hello(hello));
         let outgoing = ReceiverStream::new(receiver).map(Ok);
-        let call = stream::call(&mut line, stream::ROUNDS_PATH, stream::body(outgoing, Side::Client));
+        let call = stream::call(&mut connection, stream::ROUNDS_PATH, stream::body(outgoing, Side::Client));
         let mut reader = Reader::<v1::FromServer>::new(call.await.map_err(text)?);
         let mut beat = tokio::time::interval(Duration::from_millis(300));
         loop {
-            let said = tokio::select! {
+            let received = tokio::select! {
                 biased;
                 () = stop.notified() => return Ok(Ended::Stopped),
-                said = reader.message() => said.map_err(text)?.ok_or("the server closed the stream")?,
+                received = reader.message() => received.map_err(text)?.ok_or("the server closed the stream")?,
                 _ = beat.tick() => {
-                    say(&sender, Message::Heartbeat(v1::Heartbeat {}));
+                    send(&sender, Message::Heartbeat(v1::Heartbeat {}));
                     continue;
                 }
             };
-            if let Some(from_server::Message::Dismissed(dismissed)) = said.message
+            if let Some(from_server::Message::Dismissed(dismissed)) = received.message
                 && dismissed.kind() == v1::DismissalKind::Stuck
             {
                 return Ok(Ended::Stuck);
@@ -223,7 +223,7 @@ impl Setting {
 }
 
 /// Sends a message, or drops it if the queue is full because the server is not reading.
-fn say(sender: &mpsc::Sender<FromWorker>, message: Message) {
+fn send(sender: &mpsc::Sender<FromWorker>, message: Message) {
     let _ = sender.try_send(FromWorker { message: Some(message) });
 }
 
@@ -241,7 +241,7 @@ impl Role {
             Role::Coordinator => COORDINATOR.into(),
             Role::Shard(index) => format!("shard-{index}"),
             Role::Worker(index) => format!("worker-{index}"),
-            Role::Idler => "idler".into(),
+            Role::StalledWorker => "idler".into(),
         }
     }
 }

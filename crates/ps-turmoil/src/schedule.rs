@@ -24,7 +24,7 @@ pub(crate) enum Fault {
 pub(crate) struct Schedule(Stream);
 
 /// Probability of a new fault at each point in time.
-const OFTEN: f32 = 0.03;
+const FAULT_PROBABILITY: f32 = 0.03;
 
 impl Schedule {
     /// Creates the schedule of a seed.
@@ -34,7 +34,7 @@ impl Schedule {
 
     /// Draws the fault for the current point in time, if any.
     pub(crate) fn next(&mut self) -> Option<Fault> {
-        if self.0.unit() >= OFTEN {
+        if self.0.unit() >= FAULT_PROBABILITY {
             return None;
         }
         Some(match self.0.below(12) {
@@ -52,10 +52,10 @@ impl Schedule {
         self.0.below(bound as u32) as usize
     }
 
-    /// Draws a time of up to `most` milliseconds, with a bias towards short ones.
-    pub(crate) fn time(&mut self, most: u32) -> Duration {
+    /// Draws a time of up to `max_ms` milliseconds, with a bias towards short ones.
+    pub(crate) fn time(&mut self, max_ms: u32) -> Duration {
         let share = self.0.unit();
-        Duration::from_millis(u64::from((share * share * most as f32) as u32 + 10))
+        Duration::from_millis(u64::from((share * share * max_ms as f32) as u32 + 10))
     }
 }
 

@@ -4,7 +4,7 @@
 use ps_turmoil::simulate_all;
 
 #[test]
-fn three_hundred_seeds_with_faults_end_with_the_reference_weights() {
+fn three_hundred_seeds_with_faults_give_the_reference_weights() {
     let report = simulate_all(0..300, |_| ()).unwrap_or_else(|violation| panic!("{violation}"));
     println!("{}\nlongest: {} ms of virtual time", report.counts, report.took.as_millis());
     for (name, total) in report.counts.fields() {

@@ -53,8 +53,8 @@ impl StepFlow<'_> {
         summed.chain(evaluated).collect()
     }
 
-    /// Waits until the first `least` weights are here; `false` if they do not arrive in time.
-    fn await_weights(&mut self, least: usize) -> bool {
+    /// Waits until the first `needed` weights are here; `false` if they do not arrive in time.
+    fn await_weights(&mut self, needed: usize) -> bool {
         loop {
             // Chunks that are already queued are taken first, so that layers whose weights are here are
             // computed together.
@@ -62,7 +62,7 @@ impl StepFlow<'_> {
                 Ok(command) => command,
                 Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => {
-                    if self.held.of(self.step).is_some_and(|(here, _)| here >= least) {
+                    if self.held.of(self.step).is_some_and(|(here, _)| here >= needed) {
                         return true;
                     }
                     if !self.held.may_become(self.step) {
@@ -106,8 +106,8 @@ impl StepFlow<'_> {
 }
 
 impl Flow for StepFlow<'_> {
-    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])> {
-        if !self.await_weights(least) {
+    fn weights(&mut self, needed: usize) -> Option<(usize, &[f32])> {
+        if !self.await_weights(needed) {
             return None;
         }
         self.held.of(self.step)

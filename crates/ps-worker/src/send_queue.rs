@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn metrics_go_first_then_the_first_layers_chunks_and_a_nodes_end_comes_after_them_all() {
+    async fn metrics_are_sent_first_then_the_first_layers_chunks_and_a_nodes_end_last() {
         let (sender, receiver) = mpsc::channel(16);
         let mut queue = SendQueue::new(receiver, None);
         sender.try_send(chunks(0, 2, 4)).unwrap_or_else(|_| panic!());

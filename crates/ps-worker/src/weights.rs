@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_come_in_any_order_and_more_than_once() {
+    fn chunks_may_arrive_in_any_order_and_repeatedly() {
         let mut weights = HeldWeights::new(PARAMETERS, Precision::F32);
         take(&mut weights, &[(0, 2), (0, 0), (0, 0)]);
         assert_eq!(ends(&weights, 0), None);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_weights_are_of_use_before_the_last_ones_are_here() {
+    fn the_first_weights_can_be_used_before_the_last_arrive() {
         let mut weights = HeldWeights::new(PARAMETERS, Precision::F32);
         assert!(weights.of(0).is_none());
         let here = |weights: &HeldWeights| weights.of(0).unwrap().0;
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_stay_although_all_of_the_next_ones_are_here() {
+    fn weights_are_kept_when_the_next_version_is_complete() {
         let mut weights = HeldWeights::new(PARAMETERS, Precision::F32);
         take(&mut weights, &[(4, 0), (5, 0), (4, 1), (5, 1), (4, 2), (5, 2)]);
         assert_eq!([ends(&weights, 4), ends(&weights, 5)], [Some([40.0, 42.0]), Some([50.0, 52.0])]);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_travel_as_halves_are_widened() {
+    fn bfloat16_weights_are_widened() {
         let mut weights = HeldWeights::new(2, Precision::Bf16);
         weights.take(WeightsChunk { version: 0, offset: 0, bytes: vec![0x80, 0x3f, 0, 0xc0].into() });
         assert_eq!(weights.of(0), Some((2, &[1.0, -2.0][..])));

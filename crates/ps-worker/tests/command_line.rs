@@ -30,7 +30,7 @@ fn the_version_names_the_numerics_version() {
 }
 
 #[test]
-fn a_wrong_command_line_ends_with_2() {
+fn a_usage_error_exits_with_code_2() {
     for arguments in
         [&["--sever", "127.0.0.1:1"][..], &[], &["--server", "localhost"], &["--server", "a:b:c"]]
     {
@@ -41,7 +41,7 @@ fn a_wrong_command_line_ends_with_2() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_named_with_what_was_tried() {
+fn an_unreachable_server_is_reported_with_its_address() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
@@ -51,7 +51,7 @@ fn a_server_that_is_not_there_is_named_with_what_was_tried() {
 }
 
 #[test]
-fn a_shard_that_others_reach_needs_protection() {
+fn a_hosted_shard_on_a_public_address_requires_protection() {
     let flags = ["--server", "127.0.0.1:1", "--host-shard", "--shard-listen", "0.0.0.0:0"];
     let (output, text) = worker(&flags);
     assert_eq!(output.status.code(), Some(2), "{text}");

@@ -29,7 +29,7 @@ const DELAY: [u32; 2] = [8, 5000];
 
 /// A direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Direction {
     /// From the client to the server.
     Up,
     /// From the server to the client.
@@ -37,7 +37,7 @@ pub(super) enum Way {
 }
 
 /// Both directions of a connection.
-pub(super) const BOTH: [Way; 2] = [Way::Up, Way::Down];
+pub(super) const BOTH: [Direction; 2] = [Direction::Up, Direction::Down];
 
 /// A fault of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,12 +58,12 @@ pub(super) enum Fault {
 
 /// A kind of fault, how often it happens, and the range of bytes of a direction after which it does. A range
 /// that starts at 0 means the first bytes of a connection.
-pub(super) type Cards = (Fault, u32, Range<u32>);
+pub(super) type FaultSpec = (Fault, u32, Range<u32>);
 
 #[derive(Clone, Debug)]
-struct Fate {
+struct ScheduledFault {
     fault: Fault,
-    way: Way,
+    direction: Direction,
     after: u64,
     /// Whether the fault hits the beginning of a connection.
     is_early: bool,
@@ -86,9 +86,9 @@ struct Shared {
 struct State {
     server: Option<SocketAddr>,
     /// The remaining faults; the next one is last.
-    deck: Vec<Fate>,
+    pending: Vec<ScheduledFault>,
     /// The directions in which everything is held back.
-    held: Vec<Way>,
+    held: Vec<Direction>,
     /// Connections up to this number are cut.
     broken: u32,
     stopped: bool,
@@ -120,22 +120,23 @@ impl Display for Done {
 }
 
 impl Proxy {
-    /// Starts a proxy that will cause all faults of `deck`, in random order. It closes all connections until
+    /// Starts a proxy that will cause all faults of `specs`, in random order. It closes all connections until
     /// it has a server.
-    pub(super) fn start(seed: u64, deck: &[Cards]) -> Self {
+    pub(super) fn start(seed: u64, specs: &[FaultSpec]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let mut random = Stream::new(seed, Purpose::Simulation, 0);
-        let mut dealt = Vec::new();
-        for (fault, count, range) in deck {
+        let mut shuffled = Vec::new();
+        for (fault, count, range) in specs {
             for _ in 0..*count {
                 let after = u64::from(range.start + random.below(range.end - range.start));
-                let way = BOTH[random.below(2) as usize];
-                let fate = Fate { fault: *fault, way, after, is_early: range.start == 0 };
-                dealt.insert(random.below(dealt.len() as u32 + 1) as usize, fate);
+                let direction = BOTH[random.below(2) as usize];
+                let scheduled =
+                    ScheduledFault { fault: *fault, direction, after, is_early: range.start == 0 };
+                shuffled.insert(random.below(shuffled.len() as u32 + 1) as usize, scheduled);
             }
         }
-        let state = State { deck: dealt, ..State::default() };
+        let state = State { pending: shuffled, ..State::default() };
         let shared = Arc::new(Shared { seed, state: Mutex::new(state), changed: Condvar::new() });
         let accepting = shared.clone();
         let listener = Some(spawn(move || accept(&listener, &accepting)));
@@ -148,8 +149,8 @@ impl Proxy {
     }
 
     /// Holds back everything in these directions, including the ends of connections, until the next call.
-    pub(super) fn hold(&self, ways: &[Way]) {
-        self.shared.lock().held = ways.to_vec();
+    pub(super) fn hold(&self, directions: &[Direction]) {
+        self.shared.lock().held = directions.to_vec();
         self.shared.changed.notify_all();
     }
 
@@ -173,11 +174,11 @@ impl Proxy {
         }
     }
 
-    /// Returns the faults that have happened, for a test that requires every fault of its deck.
+    /// Returns the faults that have happened, for a test that requires every fault to have happened.
     pub(super) fn all_done(&self) -> Done {
         let state = self.shared.lock();
         println!("{}", state.done);
-        assert!(state.deck.is_empty(), "the run was over before {:?}\n{}", state.deck, state.done);
+        assert!(state.pending.is_empty(), "the run was over before {:?}\n{}", state.pending, state.done);
         state.done.clone()
     }
 }
@@ -236,10 +237,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             over: AtomicBool::new(false),
             mute: AtomicBool::new(false),
         });
-        for (index, way) in (0..).zip(BOTH) {
+        for (index, direction) in (0..).zip(BOTH) {
             let random = Stream::new(shared.seed, Purpose::Simulation, 2 * number + index);
             let connection = connection.clone();
-            pumps.push(spawn(move || connection.pump(way, random)));
+            pumps.push(spawn(move || connection.pump(direction, random)));
         }
         pumps.retain(|pump| !pump.is_finished());
     }
@@ -260,17 +261,17 @@ struct Connection {
 }
 
 impl Connection {
-    fn pump(&self, way: Way, mut random: Stream) {
-        let (mut from, to) = match way {
-            Way::Up => (&self.caller, &self.server),
-            Way::Down => (&self.server, &self.caller),
+    fn pump(&self, direction: Direction, mut random: Stream) {
+        let (mut from, to) = match direction {
+            Direction::Up => (&self.caller, &self.server),
+            Direction::Down => (&self.server, &self.caller),
         };
         let mut buffer = vec![0; PIECE as usize];
-        let mut hand = Hand::new(&self.shared, way);
+        let mut faults = DirectionFaults::new(&self.shared, direction);
         let (mut passed, mut flipped_at, mut mute) = (0, None, false);
         while !self.is_over() {
-            hand.deal(passed);
-            let due = hand.due(passed);
+            faults.draw(passed);
+            let due = faults.due(passed);
             match due {
                 Some(Fault::Close) => self.end(),
                 Some(Fault::Reset) => self.reset(),
@@ -284,12 +285,12 @@ impl Connection {
                 Some(Fault::Flip) | None => {}
             }
             if due.is_some_and(|fault| fault != Fault::Flip) {
-                hand.happened();
+                faults.happened();
             }
-            let piece = hand.piece(passed, 1 + random.below(PIECE) as usize);
+            let piece = faults.piece(passed, 1 + random.below(PIECE) as usize);
             let count = match from.read(&mut buffer[..piece]) {
                 Ok(count) => count,
-                Err(error) if passes(error.kind()) => continue,
+                Err(error) if is_retryable(error.kind()) => continue,
                 Err(_) if mute || self.mute.load(Ordering::Relaxed) => break,
                 Err(_) => {
                     self.reset();
@@ -299,9 +300,9 @@ impl Connection {
             if count > 0 && due == Some(Fault::Flip) {
                 buffer[0] ^= 1 << random.below(8);
                 flipped_at = Some(passed);
-                hand.happened();
+                faults.happened();
             }
-            self.wait_while_held(way);
+            self.wait_while_held(direction);
             if mute || self.mute.load(Ordering::Relaxed) {
                 if count == 0 {
                     break;
@@ -327,14 +328,14 @@ impl Connection {
         }
     }
 
-    fn wait_while_held(&self, way: Way) {
+    fn wait_while_held(&self, direction: Direction) {
         let mut state = self.shared.lock();
-        if !state.held.contains(&way) {
+        if !state.held.contains(&direction) {
             return;
         }
         state.done.holds += 1;
         self.shared.changed.notify_all();
-        while state.held.contains(&way) && !state.stopped && !self.over.load(Ordering::Relaxed) {
+        while state.held.contains(&direction) && !state.stopped && !self.over.load(Ordering::Relaxed) {
             state = self.shared.pause(state);
         }
     }
@@ -347,7 +348,7 @@ impl Connection {
             }
             match to.write(bytes) {
                 Ok(count) => bytes = &bytes[count..],
-                Err(error) if passes(error.kind()) => {}
+                Err(error) if is_retryable(error.kind()) => {}
                 Err(_) => {
                     self.reset();
                     return false;
@@ -386,78 +387,83 @@ impl Connection {
 }
 
 /// The fault that is assigned to one direction of a connection, at most one in its life.
-struct Hand<'a> {
+struct DirectionFaults<'a> {
     shared: &'a Shared,
-    way: Way,
+    direction: Direction,
     /// The fault that has not happened yet, after how many bytes it does, and when it was assigned.
-    fate: Option<(Fate, u64, Instant)>,
+    scheduled: Option<(ScheduledFault, u64, Instant)>,
     is_done: bool,
 }
 
-impl<'a> Hand<'a> {
-    fn new(shared: &'a Shared, way: Way) -> Self {
-        Hand { shared, way, fate: None, is_done: false }
+impl<'a> DirectionFaults<'a> {
+    fn new(shared: &'a Shared, direction: Direction) -> Self {
+        DirectionFaults { shared, direction, scheduled: None, is_done: false }
     }
 
     /// Assigns the next fault to this direction, if it never had one, and gives back one that does not
     /// happen. While there are others, at most every other connection gets a fault at its beginning;
     /// otherwise no connection would ever reach the rounds.
-    fn deal(&mut self, passed: u64) {
+    fn draw(&mut self, passed: u64) {
         if self
-            .fate
+            .scheduled
             .take_if(|(_, _, since)| since.elapsed() > QUIET)
-            .map(|(fate, ..)| self.give_back(fate))
+            .map(|(scheduled, ..)| self.return_to_pending(scheduled))
             .is_some()
         {
             self.is_done = true;
         }
-        if self.is_done || self.fate.is_some() {
+        if self.is_done || self.scheduled.is_some() {
             return;
         }
         let mut state = self.shared.lock();
         let prefers_early = state.done.connections.is_multiple_of(2);
-        let fits = |fate: &Fate| fate.way == self.way && (passed == 0 || !fate.is_early);
-        let found = state.deck.iter().rposition(|fate| fits(fate) && fate.is_early == prefers_early);
-        if let Some(index) = found.or_else(|| state.deck.iter().rposition(fits)) {
-            let fate = state.deck.remove(index);
-            let at = passed + fate.after;
-            self.fate = Some((fate, at, Instant::now()));
+        let fits = |scheduled: &ScheduledFault| {
+            scheduled.direction == self.direction && (passed == 0 || !scheduled.is_early)
+        };
+        let found = state
+            .pending
+            .iter()
+            .rposition(|scheduled| fits(scheduled) && scheduled.is_early == prefers_early);
+        if let Some(index) = found.or_else(|| state.pending.iter().rposition(fits)) {
+            let scheduled = state.pending.remove(index);
+            let at = passed + scheduled.after;
+            self.scheduled = Some((scheduled, at, Instant::now()));
         }
     }
 
     /// Returns the fault that is due now.
     fn due(&self, passed: u64) -> Option<Fault> {
-        self.fate.as_ref().filter(|(_, at, _)| *at <= passed).map(|(fate, ..)| fate.fault)
+        self.scheduled.as_ref().filter(|(_, at, _)| *at <= passed).map(|(scheduled, ..)| scheduled.fault)
     }
 
     /// Records that the fault has happened.
     fn happened(&mut self) {
-        if let Some((fate, ..)) = self.fate.take() {
+        if let Some((scheduled, ..)) = self.scheduled.take() {
             self.is_done = true;
-            self.shared.count(|done| *done.faults.entry(fate.fault).or_default() += 1);
+            self.shared.count(|done| *done.faults.entry(scheduled.fault).or_default() += 1);
         }
     }
 
     /// Returns the number of bytes to forward at once: at most `piece`, and none beyond the fault.
     fn piece(&self, passed: u64, piece: usize) -> usize {
-        let left = self.fate.as_ref().map_or(u64::MAX, |(_, at, _)| at.saturating_sub(passed).max(1));
+        let left = self.scheduled.as_ref().map_or(u64::MAX, |(_, at, _)| at.saturating_sub(passed).max(1));
         piece.min(left.try_into().unwrap_or(usize::MAX))
     }
 
-    fn give_back(&self, fate: Fate) {
-        self.shared.lock().deck.push(fate);
+    fn return_to_pending(&self, scheduled: ScheduledFault) {
+        self.shared.lock().pending.push(scheduled);
     }
 }
 
-impl Drop for Hand<'_> {
+impl Drop for DirectionFaults<'_> {
     fn drop(&mut self) {
-        if let Some((fate, ..)) = self.fate.take() {
-            self.give_back(fate);
+        if let Some((scheduled, ..)) = self.scheduled.take() {
+            self.return_to_pending(scheduled);
         }
     }
 }
 
 /// Returns whether a call can simply be repeated after this error.
-fn passes(kind: ErrorKind) -> bool {
+fn is_retryable(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }

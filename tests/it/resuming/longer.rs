@@ -1,7 +1,7 @@
 //! A run that is resumed with another run file becomes longer or shorter, with the same result as a run of
 //! that length from the start, or it is refused with a reason.
 
-use super::{Place, RUN, WATCHING, seeded};
+use super::{RUN, TestDir, WATCHING, seeded};
 use downhill_tests::{Ended, Running, downhill, program, run};
 use serde_json::Value;
 use std::fs;
@@ -61,165 +61,165 @@ fn assert_refused(ended: &Ended, expected: &str) {
 }
 
 /// Returns the state of a run, as `downhill runs` prints it.
-fn state(place: &Place, out: &str) -> Value {
-    let ended = run(downhill(&["runs", "--json"]).arg(place.path(out)));
+fn state(dir: &TestDir, out: &str) -> Value {
+    let ended = run(downhill(&["runs", "--json"]).arg(dir.path(out)));
     serde_json::from_str::<Value>(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended}"))
 }
 
 #[test]
-fn a_finished_run_becomes_longer_as_if_it_had_been_so_from_the_start() {
+fn an_extended_run_equals_one_that_was_longer_from_the_start() {
     for file in [steady(), unvalidated(), WATCHING.into(), restoring()] {
-        let place = Place::of(&file);
-        let wanted = run(&mut place.train("whole", &LONG)).hash();
-        run(&mut place.train("longer", &[&SHORT[..], &["--threads", "1"]].concat())).hash();
-        let ended = run(&mut place.train("longer", &[&LONG[..], &["--workers", "2"]].concat()));
+        let dir = TestDir::of(&file);
+        let wanted = run(&mut dir.train("whole", &LONG)).hash();
+        run(&mut dir.train("longer", &[&SHORT[..], &["--threads", "1"]].concat())).hash();
+        let ended = run(&mut dir.train("longer", &[&LONG[..], &["--workers", "2"]].concat()));
         assert_eq!(ended.hash(), wanted, "{ended}");
         assert!(ended.stderr.contains("going on after"), "{ended}");
-        assert_eq!(place.told("longer"), place.told("whole"), "{file}");
+        assert_eq!(dir.records("longer"), dir.records("whole"), "{file}");
 
         // Lengths that end within an epoch.
         for steps in ["train.steps=40", "train.steps=101"] {
-            let hash = run(&mut place.train("cut", &["--set", steps])).hash();
-            assert_eq!(run(&mut place.train(steps, &["--set", steps])).hash(), hash, "{steps}");
-            assert_eq!(place.told("cut"), place.told(steps), "{file}");
+            let hash = run(&mut dir.train("cut", &["--set", steps])).hash();
+            assert_eq!(run(&mut dir.train(steps, &["--set", steps])).hash(), hash, "{steps}");
+            assert_eq!(dir.records("cut"), dir.records(steps), "{file}");
         }
-        assert_eq!(run(&mut place.train("cut", &LONG)).hash(), wanted);
-        assert_eq!(place.told("cut"), place.told("whole"), "{file}");
+        assert_eq!(run(&mut dir.train("cut", &LONG)).hash(), wanted);
+        assert_eq!(dir.records("cut"), dir.records("whole"), "{file}");
     }
 }
 
 #[test]
-fn a_descent_becomes_longer_from_before_its_last_step() {
-    let place = Place::of(DESCENT);
-    let wanted = run(&mut place.train("whole", &[])).hash();
+fn a_descent_is_extended_from_before_its_last_step() {
+    let dir = TestDir::of(DESCENT);
+    let wanted = run(&mut dir.train("whole", &[])).hash();
     let short = ["--set", "train.epochs=22", "--checkpoint-every", "1000"];
-    run(downhill(&["train"]).arg(place.path("run.toml")).arg("--out").arg(place.path("longer")).args(short))
+    run(downhill(&["train"]).arg(dir.path("run.toml")).arg("--out").arg(dir.path("longer")).args(short))
         .hash();
-    assert_eq!(place.checkpoints("longer"), [21]);
-    assert_eq!(run(&mut place.train("longer", &[])).hash(), wanted);
-    assert_eq!(place.told("longer"), place.told("whole"));
+    assert_eq!(dir.checkpoints("longer"), [21]);
+    assert_eq!(run(&mut dir.train("longer", &[])).hash(), wanted);
+    assert_eq!(dir.records("longer"), dir.records("whole"));
 }
 
 #[test]
-fn an_interrupted_run_becomes_longer_or_shorter_and_a_longer_one_may_be_interrupted() {
+fn an_interrupted_run_can_be_extended_or_shortened_and_interrupted_again() {
     for file in [steady(), WATCHING.into()] {
-        let (place, mut random) = (Place::of(&file), seeded());
+        let (dir, mut random) = (TestDir::of(&file), seeded());
         let mut kill = |flags: &[&str]| {
-            let mut process = Running::start(&mut place.train("killed", flags));
-            assert!(place.let_run("killed", &mut process, &mut random), "{}", process.finish());
+            let mut process = Running::start(&mut dir.train("killed", flags));
+            assert!(dir.let_run("killed", &mut process, &mut random), "{}", process.finish());
             process.kill();
             process.finish();
         };
         kill(&["--set", "train.epochs=60"]);
         kill(&["--set", "train.epochs=80", "--workers", "2"]);
-        let shorter = ["--set", &place.epochs_beyond("killed")];
-        let wanted = run(&mut place.train("whole", &shorter)).hash();
-        assert_eq!(run(&mut place.train("killed", &shorter)).hash(), wanted);
-        assert_eq!(place.told("killed"), place.told("whole"));
+        let shorter = ["--set", &dir.epochs_beyond("killed")];
+        let wanted = run(&mut dir.train("whole", &shorter)).hash();
+        assert_eq!(run(&mut dir.train("killed", &shorter)).hash(), wanted);
+        assert_eq!(dir.records("killed"), dir.records("whole"));
 
         // The results of the shorter run are kept until those of the longer one are written.
         kill(&["--set", "train.epochs=80"]);
-        assert_eq!(state(&place, "killed")["state"], "unfinished");
-        assert_eq!(run(downhill(&["evaluate"]).arg(place.path("killed"))).hash(), wanted);
-        assert_refused(&run(&mut place.train("killed", &shorter)), "holds the results of a finished run");
-        let longer = ["--set", &place.epochs_beyond("killed")];
-        let wanted = run(&mut place.train("longer", &longer)).hash();
-        assert_eq!(run(&mut place.train("killed", &longer)).hash(), wanted);
-        assert_eq!(place.told("killed"), place.told("longer"));
-        assert_eq!(state(&place, "killed")["state"], "done");
+        assert_eq!(state(&dir, "killed")["state"], "unfinished");
+        assert_eq!(run(downhill(&["evaluate"]).arg(dir.path("killed"))).hash(), wanted);
+        assert_refused(&run(&mut dir.train("killed", &shorter)), "holds the results of a finished run");
+        let longer = ["--set", &dir.epochs_beyond("killed")];
+        let wanted = run(&mut dir.train("longer", &longer)).hash();
+        assert_eq!(run(&mut dir.train("killed", &longer)).hash(), wanted);
+        assert_eq!(dir.records("killed"), dir.records("longer"));
+        assert_eq!(state(&dir, "killed")["state"], "done");
     }
 }
 
 #[test]
-fn a_run_that_has_made_all_steps_of_a_shorter_one_is_finished_without_another_step() {
+fn a_run_shortened_below_its_progress_finishes_without_another_step() {
     for (file, steps) in [(steady(), 145), (steady(), 45), (unvalidated(), 45), (restoring(), 45)] {
-        let place = Place::of(&file);
+        let dir = TestDir::of(&file);
         let shorter = ["--set", &format!("train.steps={steps}")];
-        let wanted = run(&mut place.train("whole", &shorter)).hash();
+        let wanted = run(&mut dir.train("whole", &shorter)).hash();
         let every = steps.to_string();
         let mut longer = downhill(&["train", "--set", "train.epochs=200", "--checkpoint-every", &every]);
-        longer.arg(place.path("run.toml")).arg("--out").arg(place.path("stopped"));
+        longer.arg(dir.path("run.toml")).arg("--out").arg(dir.path("stopped"));
         let mut longer = Running::start(longer.args(["--checkpoint-keep", "1000"]));
-        while !place.checkpoints("stopped").contains(&steps) {
+        while !dir.checkpoints("stopped").contains(&steps) {
             assert!(!longer.ends_within(Duration::from_millis(1)), "{}", longer.finish());
         }
         longer.kill();
         longer.finish();
         // Simulates a process that was killed right after that step.
-        for step in place.checkpoints("stopped").into_iter().filter(|step| *step > steps) {
-            fs::remove_dir_all(place.path(&format!("stopped/checkpoints/step-{step:012}"))).unwrap();
+        for step in dir.checkpoints("stopped").into_iter().filter(|step| *step > steps) {
+            fs::remove_dir_all(dir.path(&format!("stopped/checkpoints/step-{step:012}"))).unwrap();
         }
-        let ended = run(place.server("stopped").args(shorter));
+        let ended = run(dir.server("stopped").args(shorter));
         assert_eq!(ended.hash(), wanted, "{ended}");
-        assert_eq!(place.told("stopped"), place.told("whole"), "{file}");
+        assert_eq!(dir.records("stopped"), dir.records("whole"), "{file}");
     }
 }
 
 #[test]
-fn lines_that_become_rarer_go_on_where_they_were() {
-    let place = Place::of(MANY_STEPS);
+fn the_line_interval_of_an_extended_run_continues_where_it_was() {
+    let dir = TestDir::of(MANY_STEPS);
     let [short, long] = [["--set", "train.steps=1101"], ["--set", "train.steps=1501"]];
-    let wanted = run(&mut place.train("whole", &long)).hash();
-    run(&mut place.train("longer", &short)).hash();
+    let wanted = run(&mut dir.train("whole", &long)).hash();
+    run(&mut dir.train("longer", &short)).hash();
     // The process is killed after an odd number of steps, in the middle of the interval of a line.
-    let mut process = Running::start(&mut place.train("longer", &long));
-    while !process.ends_within(Duration::from_millis(1)) && place.checkpoints("longer").pop() == Some(1101) {}
+    let mut process = Running::start(&mut dir.train("longer", &long));
+    while !process.ends_within(Duration::from_millis(1)) && dir.checkpoints("longer").pop() == Some(1101) {}
     process.kill();
     process.finish();
-    if !state(&place, "longer")["state"].as_str().unwrap().contains("done") {
-        assert_eq!(run(&mut place.train("longer", &long)).hash(), wanted);
+    if !state(&dir, "longer")["state"].as_str().unwrap().contains("done") {
+        assert_eq!(run(&mut dir.train("longer", &long)).hash(), wanted);
     }
-    assert_eq!(place.told("longer"), place.told("whole"));
+    assert_eq!(dir.records("longer"), dir.records("whole"));
 }
 
 #[test]
-fn servers_and_workers_make_a_run_longer_that_one_process_has_finished_and_the_reverse() {
-    let place = Place::of(&steady());
-    let wanted = run(&mut place.train("whole", &LONG)).hash();
+fn servers_extend_a_run_finished_by_one_process_and_vice_versa() {
+    let dir = TestDir::of(&steady());
+    let wanted = run(&mut dir.train("whole", &LONG)).hash();
     let launch = |out: &str, flags: &[&str]| {
         let mut command = downhill(&["launch", "--workers", "2", "--threads", "1"]);
-        command.arg(place.path("run.toml")).arg("--out").arg(place.path(out));
+        command.arg(dir.path("run.toml")).arg("--out").arg(dir.path(out));
         run(command.args(flags)).hash()
     };
     for (number, how) in
         [&["--shards", "1"][..], &["--shards", "2"], &["--shards", "beside"]].iter().enumerate()
     {
         let out = format!("launched-{number}");
-        let short = run(&mut place.train(&out, &SHORT)).hash();
+        let short = run(&mut dir.train(&out, &SHORT)).hash();
         assert_eq!(launch(&out, &[&LONG[..], how].concat()), wanted, "{how:?}");
-        assert_eq!(place.told(&out), place.told("whole"), "{how:?}");
+        assert_eq!(dir.records(&out), dir.records("whole"), "{how:?}");
 
         let out = format!("trained-{number}");
         assert_eq!(launch(&out, &[&SHORT[..], how].concat()), short, "{how:?}");
-        assert_eq!(run(&mut place.train(&out, &LONG)).hash(), wanted, "{how:?}");
-        assert_eq!(place.told(&out), place.told("whole"), "{how:?}");
+        assert_eq!(run(&mut dir.train(&out, &LONG)).hash(), wanted, "{how:?}");
+        assert_eq!(dir.records(&out), dir.records("whole"), "{how:?}");
     }
     // A server whose run is already finished says so, as before.
-    let ended = run(place.server("launched-0").args(LONG));
+    let ended = run(dir.server("launched-0").args(LONG));
     assert_eq!(ended.hash(), wanted);
     assert!(ended.stderr.contains("this run is finished"), "{ended}");
 }
 
 #[test]
-fn workers_join_a_server_that_is_started_again_with_other_epochs() {
-    let (place, mut random) = (Place::of(&steady()), seeded());
+fn workers_rejoin_a_server_restarted_with_other_epochs() {
+    let (dir, mut random) = (TestDir::of(&steady()), seeded());
     let beside = ["--shards-colocated", "2"];
     for (out, server, worker) in [("plain", &[][..], &[][..]), ("beside", &beside[..], &["--host-shard"][..])]
     {
         let mut workers = [0, 1].map(|_| {
             let mut command = program("ps-worker");
-            command.args(["--threads", "1", "--server", &place.address()]).args(worker);
+            command.args(["--threads", "1", "--server", &dir.address()]).args(worker);
             Running::start(&mut command)
         });
-        let mut first = Running::start(place.server(out).args(["--set", "train.epochs=60"]).args(server));
-        assert!(place.let_run(out, &mut first, &mut random), "{}", first.finish());
+        let mut first = Running::start(dir.server(out).args(["--set", "train.epochs=60"]).args(server));
+        assert!(dir.let_run(out, &mut first, &mut random), "{}", first.finish());
         first.kill();
         first.finish();
-        let epochs = ["--set", &place.epochs_beyond(out)];
-        let ended = run(place.server(out).args(epochs).args(server));
+        let epochs = ["--set", &dir.epochs_beyond(out)];
+        let ended = run(dir.server(out).args(epochs).args(server));
         let whole = format!("whole-{out}");
-        assert_eq!(run(&mut place.train(&whole, &epochs)).hash(), ended.hash(), "{ended}");
-        assert_eq!(place.told(out), place.told(&whole));
+        assert_eq!(run(&mut dir.train(&whole, &epochs)).hash(), ended.hash(), "{ended}");
+        assert_eq!(dir.records(out), dir.records(&whole));
         for worker in &mut workers {
             let ended = worker.finish();
             assert!(ended.status.success() && ended.stderr.contains("joining again"), "{ended}");
@@ -228,23 +228,23 @@ fn workers_join_a_server_that_is_started_again_with_other_epochs() {
 }
 
 #[test]
-fn a_shard_is_told_which_key_its_coordinator_has_otherwise() {
-    let place = Place::of(&steady());
-    let mut coordinator = Running::start(place.server("out").args(LONG).args(["--shard", "0/2"]));
+fn a_refused_shard_learns_which_key_differs() {
+    let dir = TestDir::of(&steady());
+    let mut coordinator = Running::start(dir.server("out").args(LONG).args(["--shard", "0/2"]));
     coordinator.line(|line| line.starts_with("listening on"));
     let mut shard = program("ps-server");
-    shard.arg(place.path("run.toml")).args(["--shard", "1/2", "--coordinator", &place.address()]);
-    let ended = run(shard.args(SHORT).args(["--listen", &format!("unix:{}", place.path("shard").display())]));
+    shard.arg(dir.path("run.toml")).args(["--shard", "1/2", "--coordinator", &dir.address()]);
+    let ended = run(shard.args(SHORT).args(["--listen", &format!("unix:{}", dir.path("shard").display())]));
     assert_eq!(ended.status.code(), Some(42), "{ended}");
     assert!(ended.stderr.contains("train.epochs is 6 there and 3 here"), "{ended}");
 }
 
 #[test]
-fn a_run_file_that_would_have_made_other_steps_is_refused_and_nothing_is_touched() {
-    let (place, mut random) = (Place::new(), seeded());
-    let wanted = run(&mut place.train("whole", &[])).hash();
-    place.kill_once("killed", &mut random);
-    let before = fs::read(place.path("killed/metrics.jsonl")).unwrap();
+fn a_run_file_with_different_past_steps_is_refused_without_side_effects() {
+    let (dir, mut random) = (TestDir::new(), seeded());
+    let wanted = run(&mut dir.train("whole", &[])).hash();
+    dir.kill_once("killed", &mut random);
+    let before = fs::read(dir.path("killed/metrics.jsonl")).unwrap();
     let stretched = "learning_rate.schedule = \"cosine\" spans the whole run, so with train.epochs = 9 \
                      instead of 8 the steps already made would have had other rates (step 2: ";
     let cases: [(&[&str], &str); 5] = [
@@ -259,53 +259,53 @@ fn a_run_file_that_would_have_made_other_steps_is_refused_and_nothing_is_touched
     ];
     for (sets, expected) in cases {
         let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
-        assert_refused(&run(&mut place.train("killed", &sets)), expected);
-        assert_refused(&run(place.server("killed").args(&sets)), expected);
+        assert_refused(&run(&mut dir.train("killed", &sets)), expected);
+        assert_refused(&run(dir.server("killed").args(&sets)), expected);
     }
-    assert_eq!(fs::read(place.path("killed/metrics.jsonl")).unwrap(), before);
-    assert_eq!(run(&mut place.train("killed", &[])).hash(), wanted);
-    assert_eq!(place.told("killed"), place.told("whole"));
+    assert_eq!(fs::read(dir.path("killed/metrics.jsonl")).unwrap(), before);
+    assert_eq!(run(&mut dir.train("killed", &[])).hash(), wanted);
+    assert_eq!(dir.records("killed"), dir.records("whole"));
 
     // The run can be made longer after its end, too, also by `launch`.
     let longer = ["--set", "train.epochs=9"];
-    assert_refused(&run(&mut place.train("killed", &longer)), stretched);
+    assert_refused(&run(&mut dir.train("killed", &longer)), stretched);
     let mut launch = downhill(&["launch"]);
-    launch.arg(place.path("run.toml")).arg("--out").arg(place.path("killed")).args(longer);
+    launch.arg(dir.path("run.toml")).arg("--out").arg(dir.path("killed")).args(longer);
     let ended = run(&mut launch);
     assert!(ended.status.code() == Some(2) && ended.stderr.contains(stretched), "{ended}");
-    assert_eq!(place.told("killed"), place.told("whole"));
+    assert_eq!(dir.records("killed"), dir.records("whole"));
 }
 
 #[test]
-fn a_run_that_ended_by_itself_or_kept_no_checkpoint_is_not_made_longer() {
+fn a_run_that_stopped_early_or_has_no_checkpoint_is_not_extended() {
     let stopping = steady().replace("leaf = 16", "leaf = 16\nearly_stopping = 2\nmin_delta = 10.0");
-    let place = Place::of(&stopping);
-    let hash = run(&mut place.train("out", &[])).hash();
-    let ended = run(&mut place.train("out", &["--set", "train.epochs=9"]));
+    let dir = TestDir::of(&stopping);
+    let hash = run(&mut dir.train("out", &[])).hash();
+    let ended = run(&mut dir.train("out", &["--set", "train.epochs=9"]));
     assert_refused(&ended, "has ended by itself after 88 of 232 steps");
     assert!(ended.stderr.contains("stopped early: the validation loss was not below"), "{ended}");
-    assert_eq!(run(downhill(&["evaluate"]).arg(place.path("out"))).hash(), hash);
+    assert_eq!(run(downhill(&["evaluate"]).arg(dir.path("out"))).hash(), hash);
 
-    let place = Place::of(&steady());
+    let dir = TestDir::of(&steady());
     let mut unsaved = downhill(&["train"]);
-    unsaved.arg(place.path("run.toml")).arg("--out").arg(place.path("out"));
+    unsaved.arg(dir.path("run.toml")).arg("--out").arg(dir.path("out"));
     run(unsaved.args(SHORT).args(["--checkpoint-seconds", "0"])).hash();
-    assert_refused(&run(&mut place.train("out", &LONG)), "no checkpoint to resume from");
-    let ended = run(&mut place.train("out", &SHORT));
+    assert_refused(&run(&mut dir.train("out", &LONG)), "no checkpoint to resume from");
+    let ended = run(&mut dir.train("out", &SHORT));
     assert_refused(&ended, "to train on, raise train.epochs");
     // The run is refused even if a fresh start is permitted.
-    assert_refused(&run(&mut place.train("out", &[&LONG[..], &["--allow-fresh"]].concat())), "no checkpoint");
+    assert_refused(&run(&mut dir.train("out", &[&LONG[..], &["--allow-fresh"]].concat())), "no checkpoint");
 }
 
 #[test]
 fn a_checkpoint_without_its_run_file_is_compared_with_the_one_in_the_folder() {
-    let (place, mut random) = (Place::of(&steady()), seeded());
+    let (dir, mut random) = (TestDir::of(&steady()), seeded());
     let longer = ["--set", "train.epochs=9"];
-    let wanted = run(&mut place.train("whole", &longer)).hash();
-    place.kill_once("old", &mut random);
+    let wanted = run(&mut dir.train("whole", &longer)).hash();
+    dir.kill_once("old", &mut random);
     // Earlier releases wrote checkpoints without the run file.
-    for step in place.checkpoints("old") {
-        let path = place.path(&format!("old/checkpoints/step-{step:012}/manifest.json"));
+    for step in dir.checkpoints("old") {
+        let path = dir.path(&format!("old/checkpoints/step-{step:012}/manifest.json"));
         let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert!(manifest.as_object_mut().unwrap().remove("run_file").is_some());
         let manifest: ps_checkpoint::Manifest = serde_json::from_value(manifest).unwrap();
@@ -313,13 +313,13 @@ fn a_checkpoint_without_its_run_file_is_compared_with_the_one_in_the_folder() {
     }
     let momentum = ["--set", "optimizer.momentum=0.5"];
     assert_refused(
-        &run(&mut place.train("old", &momentum)),
+        &run(&mut dir.train("old", &momentum)),
         "has optimizer.momentum = 0.9, the run file has 0.5",
     );
-    let file = fs::read(place.path("old/run.toml")).unwrap();
-    fs::remove_file(place.path("old/run.toml")).unwrap();
-    assert_refused(&run(&mut place.train("old", &momentum)), "its checkpoint does not say which keys differ");
-    fs::write(place.path("old/run.toml"), file).unwrap();
-    assert_eq!(run(&mut place.train("old", &longer)).hash(), wanted);
-    assert_eq!(place.told("old"), place.told("whole"));
+    let file = fs::read(dir.path("old/run.toml")).unwrap();
+    fs::remove_file(dir.path("old/run.toml")).unwrap();
+    assert_refused(&run(&mut dir.train("old", &momentum)), "its checkpoint does not say which keys differ");
+    fs::write(dir.path("old/run.toml"), file).unwrap();
+    assert_eq!(run(&mut dir.train("old", &longer)).hash(), wanted);
+    assert_eq!(dir.records("old"), dir.records("whole"));
 }

@@ -80,7 +80,7 @@ fn server_event(
 }
 
 #[test]
-fn no_order_of_server_events_breaks_a_rule() {
+fn random_server_events_break_no_invariant() {
     let (mut done, mut few, mut went_back) = (0, 0, 0);
     for seed in 0..600 {
         let mut random = Stream::new(seed, Purpose::Simulation, 0);
@@ -145,7 +145,7 @@ fn no_order_of_server_events_breaks_a_rule() {
 }
 
 #[test]
-fn no_order_of_worker_events_breaks_a_rule() {
+fn random_worker_events_break_no_invariant() {
     for seed in 0..300 {
         let mut random = Stream::new(seed, Purpose::Simulation, 0);
         let (mut now, mut held, mut computing) = (0, None, None);
@@ -185,7 +185,7 @@ fn no_order_of_worker_events_breaks_a_rule() {
 }
 
 #[test]
-fn reconnecting_workers_spread_out_and_never_pause_longer_than_the_longest_pause() {
+fn reconnect_pauses_are_jittered_and_bounded() {
     let mut totals = Vec::new();
     for seed in 0..20 {
         let mut core = WorkerCore::new(0, worker_config(seed));
@@ -208,7 +208,7 @@ fn reconnecting_workers_spread_out_and_never_pause_longer_than_the_longest_pause
 }
 
 #[test]
-fn a_worker_that_cannot_reach_its_server_says_why_and_for_how_long() {
+fn an_unreachable_server_is_reported_with_cause_and_duration() {
     let mut core = WorkerCore::new(0, worker_config(1));
     let mut actions = Vec::new();
     while let Some(deadline) = core.deadline() {

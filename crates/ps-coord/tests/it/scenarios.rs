@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::Path;
 
 #[test]
-fn scenarios_come_out_as_written() {
+fn scenarios_match_their_files() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));

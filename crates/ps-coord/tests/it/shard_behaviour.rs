@@ -149,7 +149,7 @@ impl Expected {
 }
 
 #[test]
-fn no_order_of_coordinator_events_breaks_a_rule() {
+fn random_coordinator_events_break_no_invariant() {
     let (mut steps, mut saves, mut closed) = (0, 0, 0);
     for seed in 0..2000 {
         let mut random = Stream::new(seed, seed::Purpose::Simulation, 1);
@@ -220,7 +220,7 @@ fn shard_event(random: &mut Stream, version: u64) -> ShardEvent {
 }
 
 #[test]
-fn no_order_of_shard_events_breaks_a_rule() {
+fn random_shard_events_break_no_invariant() {
     let mut applied = 0;
     for seed in 0..2000 {
         let mut random = Stream::new(seed, seed::Purpose::Simulation, 2);

@@ -21,7 +21,7 @@ fn hash(job: &Job, plane: &Plane) -> String {
 }
 
 #[test]
-fn nodes_in_any_order_make_the_weights_of_the_reference() {
+fn nodes_in_any_order_give_the_reference_weights() {
     let job = Job::new();
     let mut plane = job.plane();
     while plane.version() < job.plan.steps {
@@ -40,7 +40,7 @@ fn nodes_in_any_order_make_the_weights_of_the_reference() {
 }
 
 #[test]
-fn a_chunk_is_made_as_soon_as_its_leaves_are_in_and_the_old_weights_stay() {
+fn a_chunk_is_updated_once_its_leaves_arrive_and_its_old_weights_are_kept() {
     let job = Job::new();
     let mut plane = job.plane();
     let before = weights(&plane, job.model.parameters());
@@ -55,7 +55,7 @@ fn a_chunk_is_made_as_soon_as_its_leaves_are_in_and_the_old_weights_stay() {
 }
 
 #[test]
-fn starting_over_takes_back_weights_state_and_sums() {
+fn starting_over_reverts_weights_state_and_sums() {
     let job = Job::new();
     let mut plane = job.plane();
     job.step(&mut plane);
@@ -106,7 +106,7 @@ fn a_restored_plane_continues_with_the_same_bits() {
 }
 
 #[test]
-fn parts_of_the_weights_make_together_what_one_plane_makes() {
+fn several_planes_together_give_the_weights_of_one() {
     let job = Job::new();
     let parameters = job.model.parameters();
     let (mut one, mut two) = (job.part(0..16), job.part(16..parameters).keep_previous());
@@ -149,7 +149,7 @@ fn the_weights_before_a_step_are_served_until_the_next_one_begins() {
 }
 
 #[test]
-fn what_cannot_be_right_is_rejected() {
+fn invalid_messages_are_rejected() {
     let job = Job::new();
     let mut plane = job.plane();
     let sum = job.sums(&plane, job.leaves(&plane)).remove(0);
@@ -179,7 +179,7 @@ fn what_cannot_be_right_is_rejected() {
 }
 
 #[test]
-fn audited_nodes_count_when_they_end_and_have_one_hash_whoever_computes_them() {
+fn audited_nodes_count_once_complete_and_hash_equally_from_every_sender() {
     let job = Job::new();
     let mut plane = job.plane();
     plane.audit();
@@ -211,7 +211,7 @@ fn audited_nodes_count_when_they_end_and_have_one_hash_whoever_computes_them() {
 }
 
 #[test]
-fn a_step_that_is_not_finite_leaves_the_weights() {
+fn a_non_finite_step_keeps_the_weights() {
     let job = Job::new();
     let parameters = job.model.parameters();
     // If other shards keep a part, a broken worker cannot be identified.
@@ -225,7 +225,7 @@ fn a_step_that_is_not_finite_leaves_the_weights() {
 }
 
 #[test]
-fn a_probed_step_waits_for_the_decision_and_the_next_one_reports_it() {
+fn a_probed_step_waits_for_the_decision_which_the_next_one_reports() {
     let mut job = Job::new();
     job.plan = job.plan.watching(0, 2);
     let mut plane = job.plane();

@@ -10,7 +10,7 @@ use ps_plan::BatchPlan;
 use ps_plane::Plane;
 
 #[test]
-fn shared_weights_are_those_of_the_reference_and_not_copied() {
+fn shared_weights_match_the_reference_and_are_not_copied() {
     let job = Job::new();
     let mut plane = Plane::shared(job.model.clone(), job.control());
     let mut gradients = job.gradients();
@@ -32,7 +32,7 @@ fn shared_weights_are_those_of_the_reference_and_not_copied() {
 }
 
 #[test]
-fn a_step_that_is_not_finite_leaves_shared_weights() {
+fn a_non_finite_step_keeps_shared_weights() {
     let job = Job::new();
     let mut plane = Plane::shared(job.model.clone(), job.control());
     let before = plane.weights().to_vec();
@@ -45,7 +45,7 @@ fn a_step_that_is_not_finite_leaves_shared_weights() {
 }
 
 #[test]
-fn weights_updated_in_place_are_those_of_the_reference() {
+fn weights_updated_in_place_match_the_reference() {
     let model = Model::new(3, &[40], Activation::Relu, Head::Softmax, 2);
     let plan = BatchPlan::new(5, 40, 20, 5, 3, None);
     let (optimizer, rate) = (Sgd { momentum: 0.9, ..Sgd::default() }, LearningRate::constant(0.1));

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_travel_in_chunks_and_strange_ones_are_refused() {
+    fn weights_are_sent_in_chunks_and_invalid_chunks_refused() {
         let bytes = crate::tensor::share(vec![1.0; 7]);
         let chunk = weights_chunk(3, 0, 7, bytes);
         let part = received_weights_chunk(chunk.clone(), &shape()).unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn control_messages_survive_the_wire() {
+    fn control_messages_round_trip() {
         let send = |message| server_message(v1::FromServer { message }, &shape());
         for dismissal in [
             Dismissal::Done,
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invitation_has_our_version_and_sensible_times() {
+    fn an_invitation_is_checked_for_version_and_plausible_times() {
         let reply = v1::JoinReply {
             protocol_version: PROTOCOL_VERSION,
             heartbeat_interval_ms: 100,

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_in_many_chunks_arrives_whole_at_those_who_keep_it() {
+    fn the_chunks_of_a_node_reach_the_shards_that_keep_them() {
         let size = crate::limits::chunk_elements(1 << 21);
         let parameters = 8 * size + 1000;
         let shape = shape(parameters);

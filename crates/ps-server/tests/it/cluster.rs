@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_stream::StreamExt;
 
 #[test]
-fn any_number_of_workers_ends_with_the_hash_of_the_plain_trainer() {
+fn any_number_of_workers_gives_the_reference_hash() {
     let folder = data(1);
     for workers in [1, 2, 3, 5] {
         let server = Server::start(&run_file(6), folder.path(), options(workers));
@@ -26,7 +26,7 @@ fn any_number_of_workers_ends_with_the_hash_of_the_plain_trainer() {
 }
 
 #[test]
-fn any_number_of_shards_ends_with_the_hash_of_the_plain_trainer() {
+fn any_number_of_shards_gives_the_reference_hash() {
     let folder = data(1);
     for (parts, workers, more) in [(2, 2, ""), (3, 1, ""), (5, 2, ""), (3, 2, "[wire]\nweights = \"bf16\"\n")]
     {
@@ -44,7 +44,7 @@ fn any_number_of_shards_ends_with_the_hash_of_the_plain_trainer() {
 }
 
 #[test]
-fn shards_beside_workers_end_with_the_hash_of_the_plain_trainer() {
+fn colocated_shards_give_the_reference_hash() {
     let folder = data(1);
     // With more workers than chunks, one of them keeps none.
     for parts in [1, 2, 4] {
@@ -59,7 +59,7 @@ fn shards_beside_workers_end_with_the_hash_of_the_plain_trainer() {
 }
 
 #[test]
-fn a_worker_that_dies_among_shards_changes_no_bit() {
+fn a_worker_crash_with_several_shards_changes_no_bit() {
     let folder = data(1);
     let run = wide_run(12, "");
     let layout = ShardLayout { shards: 3, coordinator_keeps: true };
@@ -76,7 +76,7 @@ fn a_worker_that_dies_among_shards_changes_no_bit() {
 }
 
 #[test]
-fn a_worker_that_comes_when_only_some_shards_have_made_a_step_can_still_compute_it() {
+fn a_worker_that_joins_while_shards_are_one_step_apart_can_compute_that_step() {
     let folder = data(1);
     for more in ["", "[wire]\nweights = \"bf16\"\n"] {
         let run = wide_run(1, more);
@@ -115,7 +115,7 @@ fn a_worker_that_comes_when_only_some_shards_have_made_a_step_can_still_compute_
 }
 
 #[test]
-fn a_lost_shard_that_comes_back_changes_no_bit() {
+fn a_restarted_shard_changes_no_bit() {
     let folder = data(1);
     let run = wide_run(12, "");
     let layout = ShardLayout { shards: 3, coordinator_keeps: true };
@@ -133,7 +133,7 @@ fn a_lost_shard_that_comes_back_changes_no_bit() {
 }
 
 #[test]
-fn a_lost_shard_that_stays_away_ends_the_run_and_is_named() {
+fn a_shard_that_stays_lost_ends_the_run_and_is_named() {
     let folder = data(1);
     let run = wide_run(100_000, "");
     let layout = ShardLayout { shards: 2, coordinator_keeps: true };
@@ -149,7 +149,7 @@ fn a_lost_shard_that_stays_away_ends_the_run_and_is_named() {
 }
 
 #[test]
-fn a_shard_that_nobody_needs_is_refused() {
+fn a_surplus_shard_is_refused() {
     let folder = data(1);
     let server = Server::start(&run_file(2), folder.path(), options(1));
     let error = Shard::start(&server.address, 0, &run_file(2), folder.path()).finish().unwrap_err();
@@ -159,7 +159,7 @@ fn a_shard_that_nobody_needs_is_refused() {
 
 #[cfg(unix)]
 #[test]
-fn a_run_over_a_unix_socket_ends_with_the_hash_of_the_plain_trainer() {
+fn a_run_over_a_unix_socket_gives_the_reference_hash() {
     let folder = data(1);
     let address = Address::Unix(folder.path().join("downhill.sock"));
     let listener = Listener::bind(&address).unwrap();
@@ -171,7 +171,7 @@ fn a_run_over_a_unix_socket_ends_with_the_hash_of_the_plain_trainer() {
 }
 
 #[test]
-fn a_worker_that_dies_in_the_middle_and_one_that_comes_late_change_no_bit() {
+fn a_crashed_worker_and_a_late_worker_change_no_bit() {
     let folder = data(1);
     let server = Server::start(&run_file(400), folder.path(), options(2));
     let victim = Worker::start(&server.address, folder.path());
@@ -186,7 +186,7 @@ fn a_worker_that_dies_in_the_middle_and_one_that_comes_late_change_no_bit() {
 }
 
 #[test]
-fn a_worker_may_be_there_before_its_server() {
+fn a_worker_may_start_before_its_server() {
     let folder = data(1);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -199,7 +199,7 @@ fn a_worker_may_be_there_before_its_server() {
 }
 
 #[test]
-fn a_worker_with_other_data_is_refused_with_both_fingerprints_and_harms_nobody() {
+fn a_worker_with_different_data_is_refused_with_both_fingerprints() {
     let (folder, other) = (data(1), data(2));
     let server = Server::start(&run_file(2), folder.path(), options(1));
     let stranger = Worker::start(&server.address, other.path());
@@ -217,7 +217,7 @@ fn a_worker_with_other_data_is_refused_with_both_fingerprints_and_harms_nobody()
 }
 
 #[test]
-fn a_worker_without_its_data_says_which_file_is_missing() {
+fn a_worker_without_its_data_names_the_missing_file() {
     let folder = data(1);
     let empty = tempfile::tempdir().unwrap();
     let server = Server::start(&run_file(2), folder.path(), options(1));
@@ -228,7 +228,7 @@ fn a_worker_without_its_data_says_which_file_is_missing() {
 }
 
 #[test]
-fn garbage_on_the_port_harms_nobody() {
+fn garbage_on_the_port_has_no_effect() {
     let folder = data(1);
     let server = Server::start(&run_file(100), folder.path(), options(1));
     let say = |words: &[u8]| {
@@ -254,7 +254,7 @@ fn garbage_on_the_port_harms_nobody() {
 }
 
 #[test]
-fn workers_and_shards_of_a_server_that_stops_wait_for_the_next() {
+fn workers_and_shards_wait_for_a_restarted_server() {
     let folder = data(1);
     let run = wide_run(40, "");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -272,7 +272,7 @@ fn workers_and_shards_of_a_server_that_stops_wait_for_the_next() {
 }
 
 #[test]
-fn results_that_cannot_be_written_fail_everybody() {
+fn a_failure_to_write_the_results_fails_all_processes() {
     let folder = data(1);
     let run = wide_run(2, "");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -297,7 +297,7 @@ fn results_that_cannot_be_written_fail_everybody() {
 }
 
 #[test]
-fn a_server_without_workers_gives_up_and_says_what_was_missing() {
+fn a_server_without_workers_gives_up_and_reports_how_many_are_missing() {
     let folder = data(1);
     let options = ServerOptions { join_timeout: Duration::from_millis(50), ..options(3) };
     let error = Server::start(&run_file(1), folder.path(), options).finish().err().unwrap();
@@ -305,7 +305,7 @@ fn a_server_without_workers_gives_up_and_says_what_was_missing() {
 }
 
 #[test]
-fn divergence_names_step_and_rate_and_ends_everybody() {
+fn divergence_names_step_and_rate_and_ends_all_processes() {
     let folder = data(1);
     let run = run_file(400).replace("0.05", "1e30");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -323,7 +323,7 @@ fn divergence_names_step_and_rate_and_ends_everybody() {
 }
 
 #[test]
-fn an_address_where_something_else_answers_is_told_from_one_where_nobody_does() {
+fn another_service_at_the_address_is_distinguished_from_none() {
     let folder = data(1);
     for banner in ["SSH-2.0-OpenSSH_9.6\r\n", "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -344,7 +344,7 @@ fn an_address_where_something_else_answers_is_told_from_one_where_nobody_does() 
 }
 
 #[test]
-fn another_grpc_server_is_known_as_such() {
+fn another_grpc_server_is_recognized() {
     let folder = data(1);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -372,10 +372,10 @@ fn another_grpc_server_is_known_as_such() {
 }
 
 #[test]
-fn no_more_workers_are_let_in_than_asked_for() {
+fn no_more_than_max_workers_are_admitted() {
     let folder = data(1);
-    let most = ServerOptions { max_workers: 1, ..options(1) };
-    let server = Server::start(&run_file(100_000), folder.path(), most);
+    let options = ServerOptions { max_workers: 1, ..options(1) };
+    let server = Server::start(&run_file(100_000), folder.path(), options);
     let first = Worker::start(&server.address, folder.path());
     runtime().block_on(async {
         server.reach(1).await;
@@ -389,7 +389,7 @@ fn no_more_workers_are_let_in_than_asked_for() {
 }
 
 #[test]
-fn the_status_says_who_works_how_fast_and_what_is_awaited() {
+fn the_status_lists_workers_their_speed_and_what_the_run_waits_for() {
     let folder = data(1);
     let server = Server::start(&run_file(100_000), folder.path(), options(1));
     let worker = Worker::start_named(&server.address, folder.path(), "a-name");

@@ -9,7 +9,7 @@ use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 #[tokio::test]
-async fn probes_are_told_whether_workers_are_served() {
+async fn health_reports_whether_workers_are_served() {
     let health = Health::open("127.0.0.1:0").unwrap();
     let endpoint = Endpoint::from_shared(format!("http://{}", health.address())).unwrap();
     let mut client = HealthClient::new(endpoint.connect().await.unwrap());
@@ -32,11 +32,11 @@ async fn probes_are_told_whether_workers_are_served() {
 }
 
 #[test]
-fn strangers_take_no_more_than_their_share_of_connections() {
+fn one_address_cannot_exhaust_the_health_connections() {
     let health = Health::open("127.0.0.1:0").unwrap();
-    let most = Capacity::of_health(ps_host::open_files()).of_one_address;
+    let max = Capacity::of_health(ps_host::open_files()).of_one_address;
     let connect = || TcpStream::connect(health.address()).unwrap();
-    let held: Vec<TcpStream> = (0..most).map(|_| connect()).collect();
+    let held: Vec<TcpStream> = (0..max).map(|_| connect()).collect();
     // Accepted and closed while the earlier connections wait for a call.
     let mut refused = connect();
     refused.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -48,7 +48,7 @@ fn strangers_take_no_more_than_their_share_of_connections() {
 }
 
 #[test]
-fn a_port_in_use_is_an_error_of_the_system() {
+fn a_port_in_use_is_an_io_error() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let error = Health::open(&taken.local_addr().unwrap().to_string()).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);

@@ -26,7 +26,7 @@ initial = 0.1
 "#;
 
 #[test]
-fn two_hundred_and_fifty_six_workers_end_with_the_hash_of_the_plain_trainer() {
+fn two_hundred_and_fifty_six_workers_give_the_reference_hash() {
     let folder = tempfile::tempdir().unwrap();
     let mut text = String::from("x,y\n");
     for row in 0..1024 {

@@ -56,7 +56,7 @@ impl Computer for Liar {
 }
 
 #[test]
-fn a_worker_that_lies_is_named_and_banned_and_changes_no_bit() {
+fn a_worker_that_sends_wrong_sums_is_banned_and_changes_no_bit() {
     let folder = data(1);
     // Long enough for all workers to reconnect before the end.
     for run in [run_file(100), wide_run(20, ""), wide_run(20, "[wire]\nweights = \"bf16\"\n")] {
@@ -73,7 +73,7 @@ fn a_worker_that_lies_is_named_and_banned_and_changes_no_bit() {
 }
 
 #[test]
-fn the_server_itself_is_the_second_where_there_is_only_one_worker() {
+fn the_server_audits_the_only_worker_itself() {
     let folder = data(1);
     let run = run_file(8);
     let server = Server::start(&run, folder.path(), ServerOptions { audit: 1.0, ..options(1) });
@@ -141,7 +141,7 @@ fn a_ban_follows_the_names_in_the_certificate() {
 }
 
 #[test]
-fn a_ban_outlives_the_server() {
+fn a_ban_persists_across_restarts() {
     let folder = data(1);
     let [a, b] = ["token-of-the-first-worker", "token-of-the-second-worker"];
     let open = |name: &str, text: String| open_security(&tokens(folder.path(), name, &text)).unwrap();
@@ -161,7 +161,7 @@ fn a_ban_outlives_the_server() {
 }
 
 #[test]
-fn individual_credentials_need_certificates_or_tokens() {
+fn individual_credentials_require_certificates_or_tokens() {
     let folder = data(1);
     std::fs::write(folder.path().join("run.toml"), run_file(1)).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ps-server"));
@@ -237,7 +237,7 @@ fn a_late_liar(server: &Server, run: &str, folder: &Path) -> [Worker; 2] {
 }
 
 #[test]
-fn the_run_goes_back_to_before_the_first_contribution_of_a_liar() {
+fn the_run_rolls_back_to_before_the_first_contribution_of_a_banned_worker() {
     let folder = data(1);
     let run = run_file(400);
     let out = folder.path().join("out");
@@ -256,7 +256,7 @@ fn the_run_goes_back_to_before_the_first_contribution_of_a_liar() {
 }
 
 #[test]
-fn a_young_run_begins_again_without_a_liar() {
+fn a_run_without_checkpoints_restarts_without_the_banned_worker() {
     let folder = data(1);
     let run = run_file(400);
     let options = ServerOptions { audit: 0.3, ..options(1) };
@@ -269,7 +269,7 @@ fn a_young_run_begins_again_without_a_liar() {
 }
 
 #[test]
-fn a_run_whose_weights_cannot_be_restored_fails_and_is_not_trained_again() {
+fn a_run_that_cannot_roll_back_fails_and_stays_failed() {
     let folder = data(1);
     let run = run_file(40);
     std::fs::write(folder.path().join("run.toml"), &run).unwrap();
@@ -312,7 +312,7 @@ fn a_run_whose_weights_cannot_be_restored_fails_and_is_not_trained_again() {
 }
 
 #[test]
-fn without_audit_a_lie_gets_through() {
+fn without_audits_a_wrong_sum_is_not_detected() {
     let folder = data(1);
     let run = run_file(8);
     let server = Server::start(&run, folder.path(), options(1));
@@ -355,7 +355,7 @@ async fn push_a_wrong_chunk(server: &Server, job: &Job, is_made: bool) -> Sender
 }
 
 #[test]
-fn with_audit_chunks_of_a_node_that_never_ends_do_not_count() {
+fn with_audits_chunks_of_an_incomplete_node_do_not_count() {
     let folder = data(1);
     let run = two_chunks(2);
     let job = support::job(&run, folder.path());
@@ -373,7 +373,7 @@ fn with_audit_chunks_of_a_node_that_never_ends_do_not_count() {
 }
 
 #[test]
-fn a_step_starts_over_without_what_a_refused_worker_has_sent() {
+fn a_step_starts_over_without_the_sums_of_a_refused_worker() {
     let folder = data(1);
     let run = two_chunks(2);
     let job = support::job(&run, folder.path());
@@ -390,7 +390,7 @@ fn a_step_starts_over_without_what_a_refused_worker_has_sent() {
 }
 
 #[test]
-fn all_go_back_to_what_is_saved_when_a_shard_refuses_a_worker_that_counts() {
+fn all_servers_rewind_when_a_shard_refuses_a_contributing_worker() {
     let folder = data(1);
     let run = wide_run(4, "");
     let layout = ShardLayout { shards: 2, coordinator_keeps: true };

@@ -64,7 +64,7 @@ impl Computer for Gated {
 }
 
 #[test]
-fn the_last_layers_weights_are_made_before_the_first_layers_gradient_is_computed() {
+fn the_last_layer_is_updated_before_the_first_layers_gradient_is_computed() {
     let folder = data(1);
     let run = two_chunks(1);
     let job = support::job(&run, folder.path());
@@ -99,7 +99,7 @@ fn the_last_layers_weights_are_made_before_the_first_layers_gradient_is_computed
 }
 
 #[test]
-fn a_node_of_which_only_some_chunks_came_changes_no_bit() {
+fn an_incomplete_node_changes_no_bit() {
     let folder = data(1);
     let run = two_chunks(2);
     let job = support::job(&run, folder.path());

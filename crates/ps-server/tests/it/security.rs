@@ -109,7 +109,7 @@ fn finish(server: Server, folder: &Path, security: &Security, workers: u32) {
 }
 
 #[test]
-fn whoever_has_no_good_certificate_stays_outside() {
+fn a_worker_without_a_valid_certificate_is_refused() {
     let folder = data(1);
     let (ours, theirs) = (Authority::new(), Authority::new());
     let security = ours.security("server");
@@ -174,7 +174,7 @@ fn key(args: &SecurityArgs) -> PrivateKeyDer<'static> {
 }
 
 #[test]
-fn a_worker_with_certificates_asks_the_server_for_a_good_one() {
+fn a_worker_verifies_the_servers_certificate() {
     let folder = data(1);
     let ours = Authority::new();
     let security = ours.security("worker");
@@ -211,7 +211,7 @@ fn a_worker_with_certificates_asks_the_server_for_a_good_one() {
 }
 
 #[test]
-fn shards_and_workers_are_protected_in_every_direction() {
+fn shards_and_workers_authenticate_each_other() {
     let folder = data(1);
     let ours = Authority::new();
     let held = SecurityArgs {
@@ -240,7 +240,7 @@ fn shards_and_workers_are_protected_in_every_direction() {
 
 #[cfg(unix)]
 #[test]
-fn a_socket_file_may_be_protected_too() {
+fn a_unix_socket_can_use_tls_and_tokens() {
     let folder = data(1);
     let ours = Authority::new();
     let security = ours.security("server");
@@ -285,7 +285,7 @@ async fn call_all(server: &Server, token: Option<&str>) -> Vec<(&'static str, Co
 }
 
 #[test]
-fn every_call_needs_a_token_and_tokens_are_changed_while_it_runs() {
+fn every_call_needs_a_token_and_tokens_can_be_rotated() {
     let folder = data(1);
     let both = tokens(folder.path(), "server", &format!("# first the new one\n{NEW}\n\n{OLD}\n"));
     let server = Server::start(&run_file(4), folder.path(), guarded(&open_security(&both).unwrap(), 1));
@@ -353,7 +353,7 @@ async fn send(server: &Server, path: &'static str, body: &'static [u8]) -> Statu
 }
 
 #[test]
-fn what_claims_too_much_or_is_packed_is_refused_before_memory_is_taken() {
+fn oversized_and_compressed_messages_are_refused_before_allocation() {
     const HUGE: &[u8] = &[0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3];
     const PACKED: &[u8] = &[1, 0, 0, 0, 1, 0];
     const STATUS: &str = "/downhill.v1.ParameterServer/Status";
@@ -409,7 +409,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[test]
-fn a_hundred_thousand_streams_on_one_connection_end_it() {
+fn opening_100_000_streams_ends_the_connection() {
     const ENHANCE_YOUR_CALM: u32 = 11;
     let folder = data(1);
     let server = Server::start(&run_file(4), folder.path(), options(1));
@@ -478,7 +478,7 @@ fn is_closed(mut socket: TcpStream, mut next: impl Iterator<Item = u8>) -> bool 
 }
 
 #[test]
-fn connections_that_bring_no_call_are_closed() {
+fn connections_without_a_call_are_closed() {
     let folder = data(1);
     let ours = Authority::new();
     for security in [Security::default(), ours.security("server")] {
@@ -510,7 +510,7 @@ fn connections_that_bring_no_call_are_closed() {
 }
 
 #[test]
-fn a_worker_reads_only_what_its_flags_allow() {
+fn a_worker_reads_only_files_and_urls_that_its_flags_allow() {
     let folder = data(1);
     let root = folder.path().join("root");
     std::fs::create_dir(&root).unwrap();
@@ -537,7 +537,7 @@ fn a_worker_reads_only_what_its_flags_allow() {
 }
 
 #[test]
-fn an_address_that_others_reach_needs_protection() {
+fn a_public_address_requires_protection() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run.toml");
     let text = "[data]\ntrain = \"digits:100\"\n[model]\nkind = \"softmax\"\n[train]\nepochs = 1\nbatch = 20\n\

@@ -361,8 +361,8 @@ pub(crate) struct Tapped<'a, F> {
 }
 
 impl<F: FnMut(&mut dyn Flow, usize, usize)> Flow for Tapped<'_, F> {
-    fn weights(&mut self, least: usize) -> Option<(usize, &[f32])> {
-        self.flow.weights(least)
+    fn weights(&mut self, needed: usize) -> Option<(usize, &[f32])> {
+        self.flow.weights(needed)
     }
 
     fn node(&mut self, node: Node) -> &mut MetricSums {

@@ -76,7 +76,7 @@ fn done() -> v1::NodeDone {
 }
 
 #[test]
-fn nonsense_gets_a_clear_status_and_changes_no_bit() {
+fn invalid_messages_get_a_clear_status_and_change_no_bit() {
     let folder = data(1);
     let server = Server::start(&run_file(4), folder.path(), options(2));
     runtime().block_on(async {
@@ -111,7 +111,7 @@ fn nonsense_gets_a_clear_status_and_changes_no_bit() {
 }
 
 #[test]
-fn a_shard_refuses_what_is_not_its_own_and_serves_everybody_else() {
+fn a_shard_refuses_chunks_of_other_shards_and_keeps_serving() {
     let folder = data(1);
     let run = wide_run(2, "");
     let layout = ShardLayout { shards: 3, coordinator_keeps: true };
@@ -152,7 +152,7 @@ fn a_shard_refuses_what_is_not_its_own_and_serves_everybody_else() {
 }
 
 #[test]
-fn strangers_are_turned_away_at_the_door() {
+fn incompatible_workers_are_refused_when_they_join() {
     let folder = data(1);
     let server = Server::start(&run_file(4), folder.path(), options(1));
     runtime().block_on(async {
@@ -186,7 +186,7 @@ fn strangers_are_turned_away_at_the_door() {
 }
 
 #[test]
-fn a_worker_written_by_hand_trains_to_the_same_hash() {
+fn a_worker_written_from_the_wire_contract_gives_the_reference_hash() {
     let folder = data(1);
     let server = Server::start(&run_file(2), folder.path(), options(1));
     let job = support::job(&run_file(2), folder.path());

@@ -26,7 +26,7 @@ fn run(seed: u64, faults: &Faults) -> Report {
 }
 
 #[test]
-fn ten_thousand_seeds_with_faults_end_with_the_reference_weights() {
+fn ten_thousand_seeds_with_faults_give_the_reference_weights() {
     let mut totals = Counts::default();
     let run_mixed = |seed| {
         let report = run(seed, &Faults::mix());
@@ -41,7 +41,7 @@ fn ten_thousand_seeds_with_faults_end_with_the_reference_weights() {
 }
 
 #[test]
-fn policies_decide_in_some_of_these_runs() {
+fn some_of_these_runs_exercise_the_policies() {
     let samples = TinySamples::new();
     let (_, events) = tiny_job_for_seed(&samples, 101).reference().unwrap();
     let count = |name| events.iter().filter(|event| event.name() == name).count();
@@ -49,7 +49,7 @@ fn policies_decide_in_some_of_these_runs() {
 }
 
 #[test]
-fn a_seed_replays_to_the_last_event() {
+fn a_seed_replays_every_event() {
     for seed in [3, 17, 400] {
         assert_eq!(run(seed, &Faults::mix()), run(seed, &Faults::mix()));
     }
@@ -67,7 +67,7 @@ fn without_faults_nothing_is_lost_or_repeated() {
 }
 
 #[test]
-fn one_worker_that_keeps_dying_still_finishes() {
+fn a_single_worker_that_keeps_crashing_still_finishes() {
     let samples = TinySamples::new();
     let faults = Faults { crash: 0.5, max_workers: 1, ..Faults::mix() };
     for seed in 0..40 {
@@ -77,7 +77,7 @@ fn one_worker_that_keeps_dying_still_finishes() {
 }
 
 #[test]
-fn leaves_of_any_size_among_any_number_of_workers_come_out_as_the_reference() {
+fn any_leaf_size_and_number_of_workers_gives_the_reference_weights() {
     let samples = TinySamples::new();
     for seed in 0..120 {
         // Batches of up to 50 samples in up to 50 leaves, with many more workers than leaves and
@@ -92,7 +92,7 @@ fn leaves_of_any_size_among_any_number_of_workers_come_out_as_the_reference() {
 }
 
 #[test]
-fn a_run_that_diverges_ends_at_the_same_step_whatever_goes_wrong() {
+fn a_diverging_run_ends_at_the_same_step_under_all_faults() {
     let samples = TinySamples::new();
     let model = Model::new(samples.features(), &[], Activation::Relu, Head::SquaredError, 1);
     // Each step multiplies the weights by a million, until they overflow.
