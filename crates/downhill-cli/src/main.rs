@@ -12,8 +12,8 @@ use clap::{Parser, Subcommand};
 #[cfg(unix)]
 use commands::verify;
 use commands::{
-    bench, certs, completions, data, diff, evaluate, explain, find_lr, launch, man, plot, predict, runs,
-    simulate, status, stop, train,
+    bench, certs, coefficients, completions, data, diff, evaluate, explain, find_lr, launch, man, plot,
+    predict, runs, simulate, status, stop, train,
 };
 use std::process::ExitCode;
 
@@ -35,6 +35,7 @@ enum Command {
     Launch(launch::Arguments),
     FindLr(find_lr::Arguments),
     Evaluate(evaluate::Arguments),
+    Coefficients(coefficients::Arguments),
     Predict(predict::Arguments),
     Explain(explain::Arguments),
     Plot(plot::Arguments),
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         Command::Train(arguments) => train::run(&arguments),
         Command::Launch(arguments) => launch::run(&arguments),
         Command::FindLr(arguments) => find_lr::run(&arguments),
+        Command::Coefficients(arguments) => coefficients::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

@@ -34,3 +34,11 @@ pub(crate) fn note(message: &str) {
 pub(crate) fn warn(message: &str) {
     ps_terminal::print(&format!("warning: {message}"));
 }
+
+/// Returns the error of the underlying writer, whose kind says whether a pipe was closed.
+pub(crate) fn io_error(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    }
+}

@@ -44,6 +44,7 @@
 
 #![deny(missing_docs)]
 
+mod coefficients;
 mod dataset;
 mod error;
 mod local;
@@ -53,6 +54,7 @@ mod saved;
 mod threads;
 mod value;
 
+pub use coefficients::{Coefficients, LinearFunction};
 pub use dataset::{Dataset, Labels, Rows};
 pub use error::{Error, ErrorKind};
 pub use model::{Evaluation, LoadOptions, Model, Predictions};

@@ -1,5 +1,6 @@
 //! A trained model.
 
+use crate::coefficients::{self, Coefficients};
 use crate::dataset::{Content, Dataset, refuse_urls};
 use crate::error::{Error, ErrorKind};
 use crate::saved::{self, SavedRun};
@@ -177,6 +178,13 @@ impl Model {
         let metric_sums = gradients.evaluate(&self.0.weights, split);
         let scores = gradients.score(&self.0.weights, split, self.class_names(), metric_sums.mean_loss());
         Evaluation { measures: Measures::new(&metric_sums, self.class_names()), scores }
+    }
+
+    /// The coefficients of a linear, logistic, softmax or Poisson regression, in the units of the data; `None`
+    /// for a model with hidden layers.
+    pub fn coefficients(&self) -> Option<Coefficients> {
+        let Inner { network, weights, encoder, .. } = &*self.0;
+        coefficients::coefficients(network, weights, encoder)
     }
 
     /// Names of the classes, in the order of the columns of predictions; empty for regression and counts.

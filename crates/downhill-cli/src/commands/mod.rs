@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod certs;
+pub(crate) mod coefficients;
 pub(crate) mod completions;
 pub(crate) mod data;
 pub(crate) mod diff;

@@ -98,19 +98,11 @@ fn write_table(predictions: &Predictions, head: Head, out: &mut dyn Write) -> io
     let (mut csv, names) = (csv::Writer::from_writer(out), predictions.class_names());
     let first = if head == Head::Poisson { "rate" } else { "prediction" };
     let header = names.iter().map(|name| format!("probability of {name}"));
-    csv.write_record(iter::once(first.to_owned()).chain(header)).map_err(io_error)?;
+    csv.write_record(iter::once(first.to_owned()).chain(header)).map_err(output::io_error)?;
     let classes = predictions.classes();
     for (sample, row) in predictions.values().rows().into_iter().enumerate() {
         let name = classes.as_ref().map(|classes| names[classes[sample]].clone());
-        csv.write_record(name.into_iter().chain(row.iter().map(f32::to_string))).map_err(io_error)?;
+        csv.write_record(name.into_iter().chain(row.iter().map(f32::to_string))).map_err(output::io_error)?;
     }
     csv.flush()
-}
-
-/// Returns the error of the underlying writer, whose kind says whether a pipe was closed.
-fn io_error(error: csv::Error) -> io::Error {
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => error,
-        other => io::Error::other(format!("{other:?}")),
-    }
 }

@@ -248,3 +248,22 @@ fn evaluate_prints_a_table_of_classes_or_all_scores_as_json() {
     assert_eq!(object["weights_sha256"], summary(&place.path("run"))["weights_sha256"]);
     assert_eq!(*scores, summary(&place.path("run"))["validation"]["scores"]);
 }
+
+#[test]
+fn coefficients_are_printed_as_a_table_csv_or_json() {
+    let place = Place::new();
+    place.succeed("train run.toml --out run");
+    let [table, _] = place.succeed("coefficients run");
+    let [csv, _] = place.succeed("coefficients run --format csv");
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows[1][rows[1].len() - 2], "(intercept)", "{csv}");
+    assert_eq!(table.lines().count(), rows.len(), "{table}{csv}");
+    let [json, _] = place.succeed("coefficients run --format json");
+    let object: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(object["functions"][0]["intercept"].to_string(), *rows[1].last().unwrap());
+    assert!(object["features"].as_array().unwrap().contains(&"colour=red".into()), "{json}");
+
+    place.succeed("train run.toml --out deep --set model.kind=mlp --set model.hidden=[3]");
+    let error = place.fail("coefficients deep", 2);
+    assert!(error.contains("hidden layers"), "{error}");
+}
