@@ -22,13 +22,13 @@ fn idx_headers_and_sizes_are_checked() {
     assert_eq!(refusal(&images()[..10]), "images: the file ends after 10 bytes, in the middle of its header");
     assert_eq!(
         refusal(b"not an idx file"),
-        "images: expected the magic number 0x00000803 (images as bytes), found 0x6e6f7420; this is no IDX \
-         file"
+        "images: expected the magic number 0x00000803 (images as bytes), found 0x6e6f7420; this is not an \
+         IDX file"
     );
     assert_eq!(
         refusal(&labels),
-        "images: magic number 0x00000801 where 0x00000803 (images as bytes) was expected; this is a file of \
-         labels: the images come first, idx:IMAGES,LABELS"
+        "images: expected the magic number 0x00000803 (images as bytes), found 0x00000801; this is a labels \
+         file, but images come first: idx:IMAGES,LABELS"
     );
     assert_eq!(
         refusal(&images()[..26]),
@@ -37,9 +37,7 @@ fn idx_headers_and_sizes_are_checked() {
     );
     // Headers that claim 2^96 and 2^62 bytes. No memory is allocated for either.
     assert!(refusal(&idx(&[u32::MAX; 3], &[])).ends_with("is larger than any memory"));
-    assert!(
-        refusal(&idx(&[1 << 31, 1 << 31], &[])).contains("asks for 4611686018427387904 bytes, but 0 can")
-    );
+    assert!(refusal(&idx(&[1 << 31, 1 << 31], &[])).contains("needs 4611686018427387904 bytes, but 0 can"));
     assert!(refusal(&gz(&idx(&[1 << 31, 1 << 31], &[]))).contains("bytes, but at most "));
     let mut longer = images();
     longer.extend([1, 2, 3]);
@@ -50,7 +48,7 @@ fn idx_headers_and_sizes_are_checked() {
         "labels: the file contains 3 labels, but images contains 0 \
                                                 images"
     );
-    assert!(refusal(&idx(&[3, 0, 2], &[])).ends_with("leaves no room for a single pixel"));
+    assert!(refusal(&idx(&[3, 0, 2], &[])).ends_with("contains no pixels"));
 }
 
 /// For each kind of file that is not regular, a path in `folder` and the kind's name in errors.
@@ -73,7 +71,7 @@ fn only_regular_files_are_read() {
         for source in ["csv:NAME", "libsvm:NAME", "idx:NAME", "idx:images,NAME"] {
             let config = DataConfig::new(source.replace("NAME", name));
             let expected = format!(
-                "{name}: this is {what}, not a regular file; write `-` in place of the path to read standard input"
+                "{name}: this is {what}, not a regular file; to read standard input, use `-` instead of the path"
             );
             assert_eq!(folder.refusal(&config, Task::Classes), expected);
         }
@@ -99,7 +97,7 @@ fn what_does_not_fit_into_memory_is_refused_with_what_there_is() {
     std::fs::write(folder.path().join("file"), &claim).unwrap();
     std::fs::File::options().write(true).open(folder.path().join("file")).unwrap().set_len(1 << 33).unwrap();
     let refusal = folder.refusal(&DataConfig::new("idx:file"), Task::Classes);
-    assert!(refusal.contains("[4194304, 2048, 512] asks for 4.0 TiB; at most "), "{refusal}");
+    assert!(refusal.contains("[4194304, 2048, 512] in the header needs 4.0 TiB; at most "), "{refusal}");
 }
 
 #[test]
@@ -127,7 +125,7 @@ fn damaged_gzip_streams_are_refused() {
     let checksum = damaged.len() - 6;
     damaged[checksum] ^= 1;
     let refusal = refusal_of_idx(&damaged, &labels, Task::Classes);
-    assert!(refusal.starts_with("images: corrupt gzip stream after 28 bytes of content"), "{refusal}");
+    assert!(refusal.starts_with("images: the gzip stream is corrupt after 28 bytes of content"), "{refusal}");
     let mut trailing = whole;
     trailing.extend(b"xyz");
     let refusal = refusal_of_idx(&trailing, &labels, Task::Classes);
@@ -183,7 +181,7 @@ fn csv_places_are_exact() {
     assert_eq!(refusal("x,x\n1,2\n"), "file:1: column 1 has the same name as an earlier column, `x`");
     assert_eq!(refusal("x,y\n1,2\n3,4,5\n"), "file:3: expected 2 cells, as in the header, found 3");
     assert_eq!(refusal("x,y\r\n1,2\r\n\r\n3\r\n"), "file:4: expected 2 cells, as in the header, found 1");
-    assert_eq!(refusal("y\n1\n"), "file: the file has no column beside the label");
+    assert_eq!(refusal("y\n1\n"), "file: the file has no columns other than the label");
     assert_eq!(
         refusal("x,y\n1,2\n,3\n"),
         "file:3: column `x`: missing value (an empty cell); remove the row or set data.missing = \"mean\""
@@ -202,7 +200,7 @@ fn csv_places_are_exact() {
     assert!(refusal("x,y\n1,2\n1e39,3\n").starts_with("file:3: column `x`: `1e39` is infinite or too large"));
     assert_eq!(
         refusal("x,y\n1,2\n2,abc\n"),
-        "file:3: column `y`: `abc` where a number was expected as the target"
+        "file:3: column `y`: invalid target: expected a number, found `abc`"
     );
     assert_eq!(
         refusal("x,y\n1,2\n2,\n"),
@@ -228,11 +226,11 @@ fn other_csv_files_are_held_to_the_training_data() {
     let refusal = |test: &str| folder.refusal(&config(test), Task::Classes);
     assert_eq!(
         refusal("colour,size,kind\nred,1,cats\n"),
-        "test:2: column `kind`: label `cats` does not occur in the training data; the nearest known is `cat`"
+        "test:2: column `kind`: label `cats` does not occur in the training data; did you mean `cat`?"
     );
     assert_eq!(
         refusal("colour,size,kind\nred,1,cat\nbleu,1,cat\n"),
-        "test:3: column `colour`: category `bleu` does not occur in the training data; the nearest known is `blue`"
+        "test:3: column `colour`: category `bleu` does not occur in the training data; did you mean `blue`?"
     );
     assert_eq!(
         refusal("colour,size,kind\nred,large,cat\n"),
@@ -246,7 +244,7 @@ fn other_csv_files_are_held_to_the_training_data() {
     assert_eq!(refusal("colour,size\nred,1\n"), "test:1: the label column `kind` is missing");
     assert_eq!(
         refusal("colour,siz,kind\nred,1,cat\n"),
-        "test:1: column `siz` does not occur in the training data; the nearest known is `size`"
+        "test:1: column `siz` does not occur in the training data; did you mean `size`?"
     );
     let other = DataConfig { test: Some("digits:10".into()), ..DataConfig::new("csv:train") };
     assert_eq!(
@@ -272,7 +270,7 @@ fn libsvm_places_are_exact() {
     assert_eq!(refusal("1 1:1\n# x\n2 0:1\n"), "file:3: index 0 in `0:1`: indices start at 1");
     assert_eq!(
         refusal("1 3:1 2:1\n"),
-        "file:1: index 2 in `2:1` is not above the one before it (3); indices must be in ascending order"
+        "file:1: index 2 in `2:1` is not above the previous one (3); indices must be in ascending order"
     );
     assert_eq!(
         refusal("1 2:1 2:5\n"),
@@ -293,7 +291,7 @@ fn libsvm_places_are_exact() {
     assert_eq!(refusal("1\n2\n"), "file: the file contains no index:value pairs");
     assert!(refusal("1 4000000000:1\n2 1:1\n3 1:1\n").contains("too many for a dense table"));
     let refusal = folder.refuses("libsvm", b"1 1:1\n\xff\n", Task::Regression);
-    assert!(refusal.starts_with("file:2: the line is not text"), "{refusal}");
+    assert!(refusal.starts_with("file:2: the line is not valid UTF-8"), "{refusal}");
 
     folder
         .write("train", "-1 1:1 2:1\n+1 2:1\n")
@@ -306,7 +304,7 @@ fn libsvm_places_are_exact() {
     );
     assert_eq!(
         folder.refusal(&config("libsvm:other"), Task::Binary),
-        "other:3: label `2` does not occur in the training data; the nearest known is `1`"
+        "other:3: label `2` does not occur in the training data; the closest known label is `1`"
     );
 }
 
@@ -319,18 +317,24 @@ fn options_and_sources_that_make_no_sense_are_usage_errors() {
     let label = |label: &str| DataConfig { label: Some(label.into()), ..table() };
     for (config, expected) in [
         (DataConfig::new("table"), "source `table`: the format is missing; use idx:"),
-        (DataConfig::new("tsv:table"), "source `tsv:table`: `tsv` is no kind of source"),
+        (DataConfig::new("tsv:table"), "source `tsv:table`: unknown format `tsv`"),
         (DataConfig::new("csv:"), "source `csv:`: expected a path after `csv:`"),
-        (DataConfig::new("digits:0"), "source `digits:0`: `0` is not a number of drawings"),
+        (
+            DataConfig::new("digits:0"),
+            "source `digits:0`: expected a number of drawings from 1 to 10000000, found `0`",
+        ),
         (DataConfig::new("digits:5,7"), "source `digits:5,7`: expected seed=N, found `7`"),
         (share(0.0), "data.validation: expected a share above 0 and below 1, found 0"),
-        (share(1.5), "data.validation: 1.5 is not a share"),
-        (share(f64::NAN), "data.validation: NaN is not a share"),
-        (share(0.9), "data.validation: a share of 0.9 of the 2 samples of `csv:table` leaves none"),
-        (label("z"), "data.label: table has no column `z`; the nearest known is `"),
+        (share(1.5), "data.validation: expected a share above 0 and below 1, found 1.5"),
+        (share(f64::NAN), "data.validation: expected a share above 0 and below 1, found NaN"),
+        (share(0.9), "data.validation: a share of 0.9 of the 2 samples of `csv:table` leaves no"),
+        (label("z"), "data.label: table has no column `z`; did you mean `"),
         (label("2"), "data.label: table has no column 2; it has 2 columns"),
         (label("-3"), "data.label: table has no column -3"),
-        (DataConfig { label: Some("y".into()), ..DataConfig::new("digits:10") }, "data.label: only a CSV"),
+        (
+            DataConfig { label: Some("y".into()), ..DataConfig::new("digits:10") },
+            "data.label: it applies only to CSV",
+        ),
     ] {
         let error = folder.load(&config, Task::Regression).expect_err("this should be refused");
         let text = error.to_string().replace(&format!("{}/", folder.path().display()), "");

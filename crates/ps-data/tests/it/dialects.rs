@@ -83,7 +83,7 @@ fn a_file_that_two_separators_cut_alike_is_refused() {
 fn a_ragged_row_is_reported_in_terms_of_the_separator_of_the_first_row() {
     let folder = Folder::new();
     let refusal = folder.refuses("csv", "a;b;y\n1;2;3\n4;5\n", Task::Regression);
-    assert_eq!(refusal, "file:3: 2 cells where the header has 3 columns");
+    assert_eq!(refusal, "file:3: expected 3 cells, as in the header, found 2");
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn decimal_commas_are_read_everywhere() {
     folder.write("file", "a;y\n1.5;2\n");
     let refusal =
         folder.refusal(&DataConfig { train: "csv:file".into(), ..config.clone() }, Task::Regression);
-    assert!(refusal.starts_with("file:2: column `a`: `1.5` where a number was expected"), "{refusal}");
+    assert!(refusal.starts_with("file:2: column `a`: expected a number, found `1.5`"), "{refusal}");
     folder.write("file", "a;y\n1;0,5\n2;1,5\n3;0,50\n");
     let classes = folder.load(&DataConfig { train: "csv:file".into(), ..config }, Task::Classes).unwrap();
     assert_eq!(classes.class_names, ["0.5", "1.5"]);
@@ -133,7 +133,10 @@ fn names_in_the_run_file_stand_for_a_header() {
         "{refusal}"
     );
     let twice = DataConfig { names: list(["a", "a", "y"]), train: "csv:file".into(), ..DataConfig::new("") };
-    assert_eq!(folder.refusal(&twice, Task::Regression), "file:1: column 1 is named `a` like one before it");
+    assert_eq!(
+        folder.refusal(&twice, Task::Regression),
+        "file:1: column 1 has the same name as an earlier column, `a`"
+    );
 }
 
 #[test]
@@ -154,14 +157,14 @@ fn columns_can_be_dropped_or_selected() {
     assert_eq!(row(&folder.load(&with(&used), Task::Regression).unwrap().test.unwrap(), 0), [3.0, 2.0]);
     assert_eq!(
         folder.refusal(&with(&dropped), Task::Regression),
-        "other:1: column `extra` does not occur in the training data; the nearest known is `a`"
+        "other:1: column `extra` does not occur in the training data; did you mean `a`?"
     );
     let refusal = |config: DataConfig| {
         folder.refusal(&DataConfig { train: "csv:train".into(), ..config }, Task::Regression)
     };
     assert_eq!(
         refusal(DataConfig { drop: list(["nam"]), ..DataConfig::new("") }),
-        "data.drop: train has no column `nam`; the nearest known is `name`"
+        "data.drop: train has no column `nam`; did you mean `name`?"
     );
     assert_eq!(
         refusal(DataConfig { drop: list(["y"]), ..DataConfig::new("") }),
@@ -278,11 +281,11 @@ fn comments_are_skipped_where_they_cannot_be_rows() {
     let folder = Folder::new();
     assert_eq!(
         folder.refuses("csv", "# a\na,y\n1,2\n#1,2,3\n", Task::Regression),
-        "file:4: 3 cells where the header has 2 columns"
+        "file:4: expected 2 cells, as in the header, found 3"
     );
     assert_eq!(
         folder.refuses("csv", "# a\n\n# b\na,y\n\"1\"2,3\n", Task::Regression),
-        "file:5: text follows the closing quote of a cell; write a quote inside a quoted cell twice"
+        "file:5: there is text after the closing quote of a cell; double the quotes inside a quoted cell"
     );
 }
 

@@ -18,7 +18,7 @@ fn column(cells: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
 #[test]
 fn a_first_row_that_may_be_data_is_refused() {
     let folder = Folder::new();
-    let settle = "set data.header = true if it names the columns, or false if it does not";
+    let settle = "set data.header = true if it is, or false if it is data";
     for (content, line, doubt) in [
         ("1,2\n3,4\n", 1, "`1` is a number"),
         ("setosa,5.1,3.5\nvirginica,6.3,3.3\n", 1, "`5.1` is a number"),
@@ -28,15 +28,15 @@ fn a_first_row_that_may_be_data_is_refused() {
         ("NA,y\n1,2\n", 1, "`NA` marks a missing value"),
         ("x,?\n1,2\n", 1, "`?` marks a missing value"),
         (",,y\n1,2,3\n", 1, "two names are empty"),
-        ("red,small\nblue,large\n", 1, "no column below it holds only numbers"),
-        ("a,b\n1,x\ny,2\n", 1, "no column below it holds only numbers"),
-        ("a,b\n,x\nNA,y\n", 1, "no column below it holds only numbers"),
+        ("red,small\nblue,large\n", 1, "no column below it contains only numbers"),
+        ("a,b\n1,x\ny,2\n", 1, "no column below it contains only numbers"),
+        ("a,b\n,x\nNA,y\n", 1, "no column below it contains only numbers"),
         ("a~b\n1~2\n", 1, "no column below it contains only numbers (cells are separated by commas)"),
     ] {
         let refusal = folder.refuses("csv", content, Task::Regression);
         assert_eq!(
             refusal,
-            format!("file:{line}: the first row may be data: {doubt}; {settle}"),
+            format!("file:{line}: cannot tell whether the first row is a header: {doubt}; {settle}"),
             "{content}"
         );
         let error = inspect("csv:file", &DataConfig::new(""), folder.path()).unwrap_err().to_string();
@@ -166,7 +166,7 @@ fn columns_that_are_mostly_numbers_are_refused_with_the_first_value_that_is_none
         (column(["1", "2", "-", "2", "1"]), 4, "-", "4 of the column's 5 values are numbers".into()),
         (column(["1", "2", "1", "N/A", "oops"]), 6, "oops", "3 of the column's 4 values are numbers".into()),
         // A single string fills most of the cells.
-        (mixed(60, "-", 6), 2, "-", "6 of the column's 7 different values are numbers".into()),
+        (mixed(60, "-", 6), 2, "-", "6 of the column's 7 distinct values are numbers".into()),
     ] {
         let expected = format!(
             "file:{line}: column `x`: expected a number, found `{text}`: {mostly}; write it as a plain \
@@ -242,7 +242,7 @@ fn declared_columns_are_what_is_declared() {
     assert_eq!(loaded.categories(), [("x".into(), 50)]);
     assert_eq!(
         folder.refusal(&kinds(ColumnKind::Ignore), Task::Regression),
-        "file: the file has no columns other than the label that is not ignored"
+        "file: the file has no columns other than the label that are not ignored"
     );
 
     let other = |name: &str| {
@@ -252,7 +252,7 @@ fn declared_columns_are_what_is_declared() {
         assert!(error.is_usage());
         error.to_string().replace(&format!("{}/", folder.path().display()), "")
     };
-    assert_eq!(other("w"), "data.columns: file has no column `w`; the nearest known is `x`");
+    assert_eq!(other("w"), "data.columns: file has no column `w`; did you mean `x`?");
     assert_eq!(
         other("y"),
         "data.columns: `y` is the label column, whose kind the model determines; remove it from data.columns"
@@ -263,7 +263,7 @@ fn declared_columns_are_what_is_declared() {
         DataConfig { missing_values: Some(Vec::new()), ..DataConfig::new("digits:10") },
     ] {
         let error = folder.load(&config, Task::Classes).unwrap_err();
-        assert!(error.is_usage() && error.to_string().contains("only a CSV source uses this"), "{error}");
+        assert!(error.is_usage() && error.to_string().contains("it applies only to CSV sources"), "{error}");
     }
 }
 
