@@ -9,7 +9,7 @@ const WIDTH: usize = 100;
 const MAX_COLUMNS: usize = 32;
 
 /// Draws images side by side, as many as fit on a line, each below its label. Pixels are row by row.
-pub(crate) fn sheet(images: &[(Option<u8>, Vec<u8>)], image: Image) -> Vec<String> {
+pub(crate) fn side_by_side(images: &[(Option<u8>, Vec<u8>)], image: Image) -> Vec<String> {
     let thin = image.width.div_ceil(MAX_COLUMNS).max(1);
     let (columns, rows) = (image.width / thin, image.height / thin);
     if columns == 0 || rows == 0 {
@@ -117,7 +117,7 @@ mod tests {
     fn each_character_shows_two_pixels() {
         let image = Image { height: 3, width: 3 };
         let pixels = vec![255, 0, 255, 0, 255, 255, 255, 0, 60];
-        assert_eq!(sheet(&[(Some(7), pixels)], image), ["7", "▀▄█", "▀ ░"]);
+        assert_eq!(side_by_side(&[(Some(7), pixels)], image), ["7", "▀▄█", "▀ ░"]);
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Dataset {
     /// Returns the value of `data.ROLE` that refers to this data set in the settings of a run: a source with
     /// absolute paths, because relative ones would start at the run file's folder; or, for arrays, a name
     /// under which they are added to `arrays`.
-    pub(crate) fn stand_in(&self, role: &str, arrays: &mut NamedArrays) -> Result<String, Error> {
+    pub(crate) fn placeholder(&self, role: &str, arrays: &mut NamedArrays) -> Result<String, Error> {
         let source = match &self.0 {
             Content::Source(source) => source,
             Content::Arrays(given) => {

@@ -73,7 +73,7 @@ impl Model {
         }
         let (mut sets, mut arrays) = (Vec::new(), NamedArrays::new());
         if let Some(data) = &options.data {
-            sets.push(format!("data.train={}", Value::from(data.stand_in("train", &mut arrays)?)));
+            sets.push(format!("data.train={}", Value::from(data.placeholder("train", &mut arrays)?)));
         }
         let is_train_known = file.about.training_data.is_some();
         let load = |run: RunConfig, root: &Path| {

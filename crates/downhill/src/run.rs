@@ -69,9 +69,9 @@ pub struct Run {
 }
 
 /// Forwards a run's messages to `tracing`.
-struct Traced;
+struct TracingObserver;
 
-impl Observer for Traced {
+impl Observer for TracingObserver {
     fn on_note(&mut self, text: &str) {
         tracing::info!("{text}");
     }
@@ -258,7 +258,7 @@ impl Run {
         drop(arrays);
         job.check_memory()?;
         let mut recorder = self.recorder(&job)?;
-        recorder.observe(Box::new(Traced));
+        recorder.observe(Box::new(TracingObserver));
         observers.into_iter().for_each(|observer| recorder.observe(observer));
         let stop = AtomicBool::new(false);
         let Finished { weights, version, summary } =
@@ -272,7 +272,7 @@ impl Run {
         let (mut sets, mut arrays) = (self.sets.clone(), NamedArrays::new());
         for (role, data) in ROLES.iter().zip(&self.data) {
             if let Some(data) = data {
-                sets.push(format!("data.{role}={}", Value::from(data.stand_in(role, &mut arrays)?)));
+                sets.push(format!("data.{role}={}", Value::from(data.placeholder(role, &mut arrays)?)));
             }
         }
         Ok((RunConfig::parse(&self.text, &self.origin, &sets)?, arrays))

@@ -74,12 +74,12 @@ fn round(
     let elements = size.width * (size.width + 4) + 1;
     let bare_rounds = || {
         let make = if beside { raw::exchange } else { raw::via_server };
-        make(transport, elements, size.rounds / 2).map(settled).map_err(|error| failed(&error))
+        make(transport, elements, size.rounds / 2).map(without_warmup).map_err(|error| failed(&error))
     };
     // Sockets and rounds take turns, as far as the time to start processes permits.
     let (mut sockets, mut ours) = (bare_rounds()?, Vec::new());
     for _ in 0..ATTEMPTS {
-        ours.extend(settled(rounds(size, elements, transport, beside).map_err(|why| failed(&why))?));
+        ours.extend(without_warmup(rounds(size, elements, transport, beside).map_err(|why| failed(&why))?));
         if ours.len() >= MIN_ROUNDS {
             break;
         }
@@ -103,7 +103,7 @@ fn round(
 }
 
 /// Drops the first tenth of the rounds, in which buffers are allocated and TCP windows grow.
-fn settled(mut seconds: Vec<f64>) -> Vec<f64> {
+fn without_warmup(mut seconds: Vec<f64>) -> Vec<f64> {
     seconds.drain(..seconds.len().div_ceil(10));
     seconds
 }

@@ -29,7 +29,7 @@ mod writer;
 pub use disk::{Disk, RealDisk};
 pub use error::Error;
 pub use manifest::{FileEntry, Fingerprint, Manifest, Progress};
-pub use store::{Found, Judge, Store, StoreOptions};
+pub use store::{Found, ResumeCheck, Store, StoreOptions};
 pub use writer::{Saved, Writer};
 
 /// The complete state of a run at one step, from which it can be resumed with the same bits.

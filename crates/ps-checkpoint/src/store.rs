@@ -35,7 +35,7 @@ pub struct StoreOptions {
     pub run_file: Option<String>,
     /// Decides whether the run may resume from a checkpoint with a different fingerprint. If `None`,
     /// it may not.
-    pub judge: Option<Judge>,
+    pub resume_check: Option<ResumeCheck>,
     /// Names and shapes of the model's tensors.
     pub layout: Layout,
     /// Names of the state vectors besides the weights. Each is stored in a separate file.
@@ -46,35 +46,35 @@ pub struct StoreOptions {
 
 /// A function that decides from a checkpoint's manifest whether a run may resume from it.
 #[derive(Clone)]
-pub struct Judge(Arc<Judging>);
+pub struct ResumeCheck(Arc<ResumeCheckFn>);
 
-type Judging = dyn Fn(&Manifest) -> Result<(), String> + Send + Sync;
+type ResumeCheckFn = dyn Fn(&Manifest) -> Result<(), String> + Send + Sync;
 
-impl Judge {
-    /// Wraps `judge`, which returns the reason if a run may not resume.
-    pub fn new(judge: impl Fn(&Manifest) -> Result<(), String> + Send + Sync + 'static) -> Self {
-        Judge(Arc::new(judge))
+impl ResumeCheck {
+    /// Wraps `resume_check`, which returns the reason if a run may not resume.
+    pub fn new(resume_check: impl Fn(&Manifest) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        ResumeCheck(Arc::new(resume_check))
     }
 }
 
-impl fmt::Debug for Judge {
+impl fmt::Debug for ResumeCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Judge")
+        f.write_str("ResumeCheck")
     }
 }
 
 impl StoreOptions {
     /// Settings of a run that resumes only from its own checkpoints.
     pub fn new(fingerprint: Fingerprint, layout: Layout, state: Vec<&'static str>, last: usize) -> Self {
-        StoreOptions { fingerprint, run_file: None, judge: None, layout, state, last }
+        StoreOptions { fingerprint, run_file: None, resume_check: None, layout, state, last }
     }
 
     /// Whether the run may resume from the checkpoint of `manifest`; the error is the reason why not.
-    fn judged(&self, manifest: &Manifest) -> Result<(), String> {
+    fn checked(&self, manifest: &Manifest) -> Result<(), String> {
         let differences = self.fingerprint.differences(&manifest.fingerprint);
-        match &self.judge {
+        match &self.resume_check {
             _ if differences.is_empty() => Ok(()),
-            Some(Judge(judge)) => judge(manifest),
+            Some(ResumeCheck(resume_check)) => resume_check(manifest),
             None => Err(other_run(&differences)),
         }
     }
@@ -358,7 +358,7 @@ impl Store {
             return Err(of_another_run(other_run(&ours.differences(&header.fingerprint))));
         }
         let manifest = Manifest::open(&bytes).map_err(named)?;
-        self.options.judged(&manifest).map_err(of_another_run)?;
+        self.options.checked(&manifest).map_err(of_another_run)?;
         let theirs = manifest.progress.step;
         if theirs != step {
             return Err(format!("{MANIFEST} is of step {theirs}, the folder's name says {step}").into());

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // The helpers below are part of the tests.
 
 use ps_checkpoint::simulated::{Fault, SimulatedDisk};
-use ps_checkpoint::{Error, Fingerprint, Judge, Progress, Snapshot, Store, StoreOptions};
+use ps_checkpoint::{Error, Fingerprint, Progress, ResumeCheck, Snapshot, Store, StoreOptions};
 use ps_core::{Layout, MetricSums};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -204,21 +204,21 @@ fn a_judge_decides_whether_another_run_resumes_and_sees_the_run_file_of_what_is_
     let parent = tempfile::tempdir().unwrap();
     let first = StoreOptions { run_file: Some("epochs = 1".into()), ..options() };
     Store::open(parent.path(), first).unwrap().save(&snapshot(7)).unwrap();
-    let other = |judge| StoreOptions {
+    let other = |resume_check| StoreOptions {
         fingerprint: Fingerprint { run: "x".into(), ..fingerprint() },
         run_file: Some("epochs = 2".into()),
-        judge: Some(judge),
+        resume_check: Some(resume_check),
         ..options()
     };
-    let refusing = other(Judge::new(|manifest| Err(format!("{:?} was saved", manifest.run_file))));
+    let refusing = other(ResumeCheck::new(|manifest| Err(format!("{:?} was saved", manifest.run_file))));
     let error = Store::open(parent.path(), refusing).unwrap().newest(false).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains(r#"Some("epochs = 1") was saved"#), "{error}");
-    let store = Store::open(parent.path(), other(Judge::new(|_| Ok(())))).unwrap();
+    let store = Store::open(parent.path(), other(ResumeCheck::new(|_| Ok(())))).unwrap();
     assert_eq!(newest(&store), (Some(7), vec![]));
     // The store's own checkpoints are not judged.
     store.save(&snapshot(8)).unwrap();
     drop(store);
-    let own = other(Judge::new(|_| Err("judged".into())));
+    let own = other(ResumeCheck::new(|_| Err("judged".into())));
     assert_eq!(newest(&Store::open(parent.path(), own).unwrap()), (Some(8), vec![]));
 }
 

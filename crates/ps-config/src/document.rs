@@ -228,9 +228,9 @@ fn join(table: &str, name: &str) -> String {
 
 /// Joins a value into one line and truncates it to fit an error message.
 fn shorten(text: &str) -> String {
-    const LONGEST: usize = 60;
+    const MAX_LEN: usize = 60;
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(LONGEST) {
+    match line.char_indices().nth(MAX_LEN) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
@@ -252,11 +252,11 @@ fn nearest(path: &str, table: bool) -> String {
     let (inside, name) = path.rsplit_once('.').unwrap_or(("", path));
     let top_table = table && inside.is_empty();
     let candidates: Vec<(f64, String)> = if top_table {
-        tables.iter().map(|valid| (likeness(name, valid), format!("[{valid}]"))).collect()
+        tables.iter().map(|valid| (similarity(name, valid), format!("[{valid}]"))).collect()
     } else {
         // A key of another table is suggested only if the table does not exist or the name is an exact match.
         let elsewhere = |key: &Key| key.parts().0 != inside && is_table(inside);
-        let score = |key: &Key| match likeness(name, key.parts().1) {
+        let score = |key: &Key| match similarity(name, key.parts().1) {
             score if score < 1.0 && elsewhere(key) => 0.0,
             score => score,
         };
@@ -275,6 +275,6 @@ fn nearest(path: &str, table: bool) -> String {
 }
 
 /// Similarity of two names, from 0 for unrelated to 1 for equal names. Ignores case.
-pub(crate) fn likeness(a: &str, b: &str) -> f64 {
+pub(crate) fn similarity(a: &str, b: &str) -> f64 {
     strsim::normalized_damerau_levenshtein(&a.to_lowercase(), &b.to_lowercase())
 }

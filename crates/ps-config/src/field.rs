@@ -1,7 +1,7 @@
 //! Connects the keys of a table to fields of its settings: how they are read from a [`Document`] and written
 //! back.
 
-use crate::document::{Document, Entry, Value, likeness};
+use crate::document::{Document, Entry, Value, similarity};
 use crate::error::{ConfigError, Location};
 use crate::key::{Accepts, Fallback, Key, Use};
 use crate::keys;
@@ -69,7 +69,7 @@ impl Document {
     }
 
     /// Refuses the keys `others`, which `key` replaces, if one of them is set.
-    pub(crate) fn refuse_beside(&self, key: &str, others: &[&str]) -> Result<(), ConfigError> {
+    pub(crate) fn refuse_replaced(&self, key: &str, others: &[&str]) -> Result<(), ConfigError> {
         let Some((other, entry)) = others.iter().find_map(|other| self.entries.get_key_value(other)) else {
             return Ok(());
         };
@@ -143,8 +143,8 @@ fn expected(key: &Key, value: &Value) -> String {
     let accepts = key.accepts;
     let note = match (accepts, value) {
         (Accepts::Name(names), Value::Text(text)) => {
-            let close = names.iter().map(|name| (likeness(name, text), *name));
-            let best = close.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness >= 0.5);
+            let close = names.iter().map(|name| (similarity(name, text), *name));
+            let best = close.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(similarity, _)| *similarity >= 0.5);
             return match best {
                 Some((_, name)) => format!("did you mean \"{name}\"? expected {accepts}"),
                 None => format!("expected {accepts}"),

@@ -104,11 +104,11 @@ pub(crate) use Fallback::{Described, Required, Value};
 pub(crate) use Use::{Always, BeforePhases, InPhases, When};
 
 /// The largest integer that TOML supports.
-pub(crate) const MOST: u64 = i64::MAX as u64;
+pub(crate) const MAX_INTEGER: u64 = i64::MAX as u64;
 /// The largest number of samples: leaves are numbered with 32 bits.
-pub(crate) const MOST_SAMPLES: u64 = u32::MAX as u64;
+pub(crate) const MAX_SAMPLES: u64 = u32::MAX as u64;
 /// The largest layer width. The weights of wider layers would not fit into the memory of any machine.
-pub(crate) const MOST_WIDTH: u64 = 1_000_000;
+pub(crate) const MAX_WIDTH: u64 = 1_000_000;
 
 pub(crate) const POSITIVE: Accepts = Double(Excluded(0.0), Unbounded);
 pub(crate) const NOT_NEGATIVE: Accepts = Double(Included(0.0), Unbounded);
@@ -120,7 +120,7 @@ pub(crate) const NOT_NEGATIVE_SINGLE: Accepts = Single(Included(0.0), Unbounded)
 impl fmt::Display for Accepts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Integer(low, MOST) => write!(f, "an integer of at least {low}"),
+            Integer(low, MAX_INTEGER) => write!(f, "an integer of at least {low}"),
             Integer(low, high) => write!(f, "an integer from {low} to {high}"),
             Single(low, high) | Double(low, high) => match (low, high) {
                 (Included(low), Excluded(high)) => write!(f, "a number of at least {low} and below {high}"),
@@ -142,7 +142,7 @@ impl fmt::Display for Accepts {
                 }
                 Ok(())
             }
-            Widths => write!(f, "a list of integers from 1 to {MOST_WIDTH}, such as [512, 256]"),
+            Widths => write!(f, "a list of integers from 1 to {MAX_WIDTH}, such as [512, 256]"),
             Layers => {
                 write!(
                     f,

@@ -4,7 +4,7 @@
 //! The parser, the suggestions for unknown keys, the resolved run file and the table of keys in
 //! `docs/run-file.md` all use [`KEYS`].
 
-use crate::key::MOST_SAMPLES;
+use crate::key::MAX_SAMPLES;
 use crate::run::SEED;
 use crate::tables::{data, guard, learning_rate, model, optimizer, train, wire};
 use ps_core::layer::KINDS;
@@ -37,7 +37,7 @@ pub fn reference_table() -> String {
     for key in KEYS.iter() {
         let accepts = match key.accepts {
             Accepts::Text => "a string".to_string(),
-            Accepts::Integer(low, MOST_SAMPLES) => format!("an integer of at least {low}"),
+            Accepts::Integer(low, MAX_SAMPLES) => format!("an integer of at least {low}"),
             other => other.to_string(),
         };
         let default = match key.default {

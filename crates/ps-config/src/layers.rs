@@ -1,6 +1,6 @@
 //! `model.layers`: hidden layers as a list of tables.
 
-use crate::document::{Value, likeness};
+use crate::document::{Value, similarity};
 use crate::key::Accepts;
 use crate::setting::Setting;
 use ps_core::LayerSpec;
@@ -68,8 +68,8 @@ fn layer(item: &Value) -> Result<LayerSpec, String> {
 }
 
 fn unknown(what: &str, name: &str, valid: &[&str]) -> String {
-    let near = valid.iter().map(|valid| (likeness(name, valid), valid));
-    match near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness >= 0.5) {
+    let near = valid.iter().map(|valid| (similarity(name, valid), valid));
+    match near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(similarity, _)| *similarity >= 0.5) {
         Some((_, valid)) => format!("unknown {what} \"{name}\"; did you mean \"{valid}\"?"),
         None => format!("unknown {what} \"{name}\"; expected {}", list(valid)),
     }

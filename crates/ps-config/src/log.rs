@@ -55,7 +55,7 @@ impl LogArgs {
             LogFormat::Json => lines.json().flatten_event(true).boxed(),
             LogFormat::Text => lines.with_ansi(ps_terminal::has_color()).with_target(false).boxed(),
         };
-        let lines = lines.with_filter(filter.and(Sparing::default()));
+        let lines = lines.with_filter(filter.and(RateLimit::default()));
         Dispatch::new(tracing_subscriber::registry().with(lines))
     }
 }
@@ -63,14 +63,14 @@ impl LogArgs {
 /// Passes at most one line per second of what [`LIBRARIES`] log about peers, so that no peer can fill the
 /// disk. The levels `debug` and `trace` are not limited, because they are off by default.
 #[derive(Debug, Default)]
-struct Sparing {
+struct RateLimit {
     last: Mutex<Option<Instant>>,
 }
 
 /// Libraries in which a peer can provoke any number of log lines at level `warn`.
 const LIBRARIES: [&str; 4] = ["h2", "hyper", "rustls", "tonic"];
 
-impl Sparing {
+impl RateLimit {
     const EVERY: Duration = Duration::from_secs(1);
 
     fn is_due(&self, now: Instant) -> bool {
@@ -83,7 +83,7 @@ impl Sparing {
     }
 }
 
-impl<S> Filter<S> for Sparing {
+impl<S> Filter<S> for RateLimit {
     fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         true
     }
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_line_is_due_again_after_a_second() {
-        let (sparing, start) = (Sparing::default(), Instant::now());
+        let (sparing, start) = (RateLimit::default(), Instant::now());
         let due: Vec<bool> = [0, 1, 999, 1000, 1001, 2000]
             .map(|millis| sparing.is_due(start + Duration::from_millis(millis)))
             .into();

@@ -17,7 +17,7 @@ pub fn parse<A: CommandFactory + FromArgMatches>(commit: Option<&str>) -> A {
 
 /// Adds the version of a program built from `commit` to `command`, and gives its help the common appearance.
 pub fn program(command: Command, commit: Option<&str>) -> Command {
-    polished(command.version(version(commit)).max_term_width(MAX_HELP_WIDTH))
+    with_styled_help(command.version(version(commit)).max_term_width(MAX_HELP_WIDTH))
 }
 
 /// Formats the version, such as `0.1.0 (44561d3, numerics 3)`: the package version, the commit if it is
@@ -28,7 +28,7 @@ fn version(commit: Option<&str>) -> String {
 }
 
 /// Styles headings in the text after the options, such as `Examples:`, and lays out the arguments.
-fn polished(mut command: Command) -> Command {
+fn with_styled_help(mut command: Command) -> Command {
     let header = *command.get_styles().get_header();
     let styled = |text: &StyledStr| {
         text.to_string().lines().fold(String::new(), |mut styled, line| {
@@ -45,7 +45,7 @@ fn polished(mut command: Command) -> Command {
     if let Some(text) = command.get_after_long_help().map(styled) {
         command = command.after_long_help(text);
     }
-    command.mut_args(argument).mut_subcommands(polished)
+    command.mut_args(argument).mut_subcommands(with_styled_help)
 }
 
 /// Puts the help of an argument below its flag, which clap does only for long texts. Hides the environment

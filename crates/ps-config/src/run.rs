@@ -3,7 +3,7 @@
 use crate::document::Document;
 use crate::error::{ConfigError, Location};
 use crate::field::Field;
-use crate::key::{Always, Integer, Key, MOST, Value};
+use crate::key::{Always, Integer, Key, MAX_INTEGER, Value};
 use crate::setting::Setting;
 use crate::tables::{
     Batch, GuardConfig, GuardMode, ModelConfig, RateConfig, Shape, ThresholdMode, TrainConfig, WireConfig,
@@ -45,7 +45,7 @@ pub struct RunConfig {
 pub(crate) static SEED: [Field<u64>; 1] = [Field {
     key: Key {
         path: "seed",
-        accepts: Integer(0, MOST),
+        accepts: Integer(0, MAX_INTEGER),
         default: Value("1"),
         used: Always,
         help: "Seed of the sample order, the initial weights and the choice of validation samples.",

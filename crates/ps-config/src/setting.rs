@@ -1,7 +1,7 @@
 //! The Rust types of values of keys: how each is read from TOML and written back.
 
 use crate::document::Value;
-use crate::key::{Accepts, MOST_WIDTH};
+use crate::key::{Accepts, MAX_WIDTH};
 use std::ops::RangeBounds;
 
 /// A type of values of keys.
@@ -160,7 +160,7 @@ impl<T: Setting> Setting for Option<T> {
 /// A list of layer widths.
 impl Setting for Vec<usize> {
     fn read(_: Accepts, value: &Value) -> Option<Self> {
-        filled(value, |item| usize::read(Accepts::Integer(1, MOST_WIDTH), item))
+        filled(value, |item| usize::read(Accepts::Integer(1, MAX_WIDTH), item))
     }
 
     fn write(&self) -> Option<String> {

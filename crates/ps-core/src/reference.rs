@@ -48,7 +48,7 @@ pub fn run(
         let validated = validation.filter(|_| step.validation > 0);
         let validated = validated.map(|part| evaluate(model, &weights, part));
         let mut root = batch_sum(model, &weights, samples, plan, step);
-        let done = trainer.finish_seeing(&mut root, last_batch, validated)?;
+        let done = trainer.finish_with_evaluations(&mut root, last_batch, validated)?;
         report(&done, trainer.weights());
     }
     Ok(trainer)

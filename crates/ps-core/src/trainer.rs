@@ -141,12 +141,12 @@ impl Trainer {
     /// # Errors
     /// Returns an error, and leaves the weights unchanged, if the loss or a weight is not finite.
     pub fn finish(&mut self, root: &mut NodeSum) -> Result<StepReport, Diverged> {
-        self.finish_seeing(root, None, None)
+        self.finish_with_evaluations(root, None, None)
     }
 
     /// Like [`Trainer::finish`], but also with evaluations of the previous step's batch and of
     /// the validation set.
-    pub(crate) fn finish_seeing(
+    pub(crate) fn finish_with_evaluations(
         &mut self,
         root: &mut NodeSum,
         last_batch: Option<MetricSums>,

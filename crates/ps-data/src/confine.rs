@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// A path that leads out of the folder to which sources are confined.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outside {
+pub struct OutsideRoot {
     /// The path, as the configuration gives it.
     pub path: PathBuf,
     /// The folder to which sources are confined.
@@ -16,14 +16,14 @@ pub struct Outside {
     pub how: &'static str,
 }
 
-impl fmt::Display for Outside {
+impl fmt::Display for OutsideRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outside { path, root, how } = self;
+        let OutsideRoot { path, root, how } = self;
         write!(f, "data path `{}` {how} outside {}", path.display(), root.display())
     }
 }
 
-impl std::error::Error for Outside {}
+impl std::error::Error for OutsideRoot {}
 
 /// Checks that every file named by `config` is in `root`: no absolute paths, no `..`, and no symbolic links
 /// that lead elsewhere. Opens nothing. Invalid sources and missing files are reported when they are read;
@@ -31,12 +31,12 @@ impl std::error::Error for Outside {}
 ///
 /// # Errors
 /// Returns the first path that leads out.
-pub fn confine(config: &DataConfig, root: &Path) -> Result<(), Outside> {
+pub fn confine(config: &DataConfig, root: &Path) -> Result<(), OutsideRoot> {
     for source in config.sources() {
         // An invalid source is an error when it is read.
         let Ok(source) = Source::parse(source) else { continue };
         let paths = source.files().into_iter().map(PathBuf::from).filter(|path| !is_url(path));
-        paths.into_iter().try_for_each(|path| stays(path, root))?;
+        paths.into_iter().try_for_each(|path| check_inside(path, root))?;
     }
     Ok(())
 }
@@ -50,8 +50,8 @@ pub fn is_url(path: &Path) -> bool {
     })
 }
 
-fn stays(path: PathBuf, root: &Path) -> Result<(), Outside> {
-    let outside = |path, how| Err(Outside { path, root: root.into(), how });
+fn check_inside(path: PathBuf, root: &Path) -> Result<(), OutsideRoot> {
+    let outside = |path, how| Err(OutsideRoot { path, root: root.into(), how });
     if path.as_os_str() == "-" {
         return outside(path, "is standard input, which is");
     }

@@ -28,7 +28,7 @@ mod table;
 
 pub use arrays::{ArrayLabels, Arrays, NamedArrays};
 pub use config::{ColumnKind, DataConfig, Missing, Validation};
-pub use confine::{Outside, confine, is_url};
+pub use confine::{OutsideRoot, confine, is_url};
 pub use dataset::{Column, Dataset, Features, Image, MissingCells, Task};
 pub use dialect::{Decimal, RowRange, Separator};
 pub use encoder::{ArrayEncoding, Encoder};

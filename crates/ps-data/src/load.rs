@@ -136,7 +136,8 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) 
 
     let (train_rows, validation_rows) = match config.validation {
         Some(Validation::Share(share)) => {
-            let (train, validation) = set_apart(share_seed, share, train.samples(), &config.train)?;
+            let (train, validation) =
+                split_off_validation(share_seed, share, train.samples(), &config.train)?;
             (train, Some(validation))
         }
         _ => ((0..train.samples() as u32).collect(), None),
@@ -207,7 +208,12 @@ fn read_all(config: &DataConfig, from: ReadContext<'_>) -> Result<Vec<Raw>, Data
 
 /// Divides the rows into training and validation rows, both ascending. The validation rows are those at the
 /// last round(share * n) positions of the validation order, but at least one.
-fn set_apart(seed: u64, share: f64, n: usize, source: &str) -> Result<(Vec<u32>, Vec<u32>), DataError> {
+fn split_off_validation(
+    seed: u64,
+    share: f64,
+    n: usize,
+    source: &str,
+) -> Result<(Vec<u32>, Vec<u32>), DataError> {
     let count = ((share * n as f64).round() as usize).max(1);
     if count >= n {
         let problem =

@@ -38,7 +38,7 @@ impl Ceiling {
     /// A limit that lets memory hold `copies` copies of the content, for a parser that needs that many at
     /// once. It depends on the memory available at the time of the call.
     pub fn memory(copies: u64) -> Self {
-        match Memory::here() {
+        match Memory::detect() {
             Some(memory) => Ceiling::of(memory, copies),
             None => Ceiling { bytes: u64::MAX, basis: Basis::Unknown },
         }
@@ -67,18 +67,18 @@ impl Ceiling {
 
 impl fmt::Display for Ceiling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let most = bytes(self.bytes.into());
+        let max = bytes(self.bytes.into());
         match self.basis {
-            Basis::Fixed => write!(f, "the limit for files of this kind is {most}; is it the right file?"),
-            Basis::Unknown => write!(f, "at most {most} can be read"),
-            Basis::Memory(memory, 0 | 1) => write!(f, "at most {most} can be read, {memory}"),
+            Basis::Fixed => write!(f, "the limit for files of this kind is {max}; is it the right file?"),
+            Basis::Unknown => write!(f, "at most {max} can be read"),
+            Basis::Memory(memory, 0 | 1) => write!(f, "at most {max} can be read, {memory}"),
             Basis::Memory(memory, copies) => {
                 let share = match copies {
                     2 => "half of",
                     3 => "a third of",
                     _ => "a part of",
                 };
-                write!(f, "at most {most} can be read, {share} {memory}")
+                write!(f, "at most {max} can be read, {share} {memory}")
             }
         }
     }
@@ -225,7 +225,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sparse");
         File::create(&path).unwrap().set_len(1 << 42).unwrap();
-        let Some(memory) = Memory::here() else { return };
+        let Some(memory) = Memory::detect() else { return };
         let error = read(&path, Ceiling::memory(2)).unwrap_err().to_string();
         assert!(error.starts_with("the file has 4.0 TiB; at most "), "{error}");
         let basis = match memory.bound {

@@ -24,11 +24,11 @@ pub enum Bound {
 impl Memory {
     /// The memory limit of this process's control group or the memory available now, whichever is smaller.
     /// `None` if neither is known, as on systems other than Linux.
-    pub fn here() -> Option<Memory> {
+    pub fn detect() -> Option<Memory> {
         Memory::of(&|path| std::fs::read_to_string(path).ok())
     }
 
-    /// Like [`Memory::here`], but reads system files with `read`.
+    /// Like [`Memory::detect`], but reads system files with `read`.
     fn of(read: &dyn Fn(&Path) -> Option<String>) -> Option<Memory> {
         let available = read(Path::new("/proc/meminfo")).and_then(|text| available(&text));
         let limit = read(Path::new("/proc/self/cgroup")).and_then(|groups| limit(&groups, read));

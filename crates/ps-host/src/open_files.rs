@@ -2,7 +2,7 @@
 
 /// More than a process needs even if it uses all its ports.
 #[cfg(unix)]
-const ENOUGH: u64 = 4096;
+const SUFFICIENT: u64 = 4096;
 
 /// Returns the number of files, including connections, that this process may have open at a time. First
 /// raises the soft limit, up to 4096 or the hard limit: the usual soft limit of 1024 exists for programs that
@@ -11,10 +11,10 @@ pub fn open_files() -> u64 {
     #[cfg(unix)]
     {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
-        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return ENOUGH };
-        let wanted = hard.min(ENOUGH);
-        if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
-            return wanted;
+        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return SUFFICIENT };
+        let target = hard.min(SUFFICIENT);
+        if soft < target && setrlimit(Resource::RLIMIT_NOFILE, target, hard).is_ok() {
+            return target;
         }
         soft
     }

@@ -226,7 +226,7 @@ impl Brush {
         if lines.series.iter().any(|series| !series.name.is_empty()) {
             chart
                 .configure_series_labels()
-                .position(emptiest(lines, &x, &y))
+                .position(emptiest_corner(lines, &x, &y))
                 .legend_area_size(self.px(26))
                 .margin(self.px(6))
                 .background_style(WHITE.mix(0.85))
@@ -247,7 +247,7 @@ impl Brush {
     ) -> Result<(), String> {
         let is_faint = curve.style == Style::Faint;
         // Opaque colors: where segments of a transparent line overlap, it would be darker.
-        let color = if is_faint { pale(color(curve.color)) } else { color(curve.color) };
+        let color = if is_faint { lighten(color(curve.color)) } else { color(curve.color) };
         let stroke = color.stroke_width(if is_faint { self.unit } else { 2 * self.unit });
         let (across, up) = (x.low..=x.high, y.low..=y.high);
         let known =
@@ -537,7 +537,7 @@ const LABEL: (f64, f64) = (0.15, 0.08);
 
 /// Returns the position at which the legend hides the shortest length of curves. Counting points would be
 /// misleading, because there are few of them where a loss falls quickly.
-fn emptiest(lines: &Lines, x: &Scale, y: &Scale) -> SeriesLabelPosition {
+fn emptiest_corner(lines: &Lines, x: &Scale, y: &Scale) -> SeriesLabelPosition {
     let cell = |across: f64, up: f64| ((across * CELLS.0) as i32, (up * CELLS.1) as i32);
     let share = |at: f64, scale: &Scale| (at - scale.low) / (scale.high - scale.low);
     let mut cells = BTreeSet::new();
@@ -599,7 +599,7 @@ fn emptiest(lines: &Lines, x: &Scale, y: &Scale) -> SeriesLabelPosition {
     counted.min_by_key(|(_, hidden)| *hidden).map_or(UpperRight, |(position, _)| position)
 }
 
-fn pale(RGBColor(red, green, blue): RGBColor) -> RGBColor {
+fn lighten(RGBColor(red, green, blue): RGBColor) -> RGBColor {
     let [red, green, blue] = [red, green, blue].map(|channel| 255 - (255 - channel) / 3);
     RGBColor(red, green, blue)
 }

@@ -2,7 +2,7 @@
 
 use crate::folder::{CHECKPOINTS, FolderError, RunFolder, WEIGHTS_FILE};
 use crate::job::Job;
-use crate::resume::judge;
+use crate::resume::resume_check;
 use ps_checkpoint::{Disk, Error, Found, Snapshot, Store, StoreOptions, Writer};
 use ps_config::CheckpointArgs;
 use ps_core::Model;
@@ -239,7 +239,7 @@ fn store_options(job: &Job, options: &CheckpointArgs, folder: Option<&Path>) -> 
     StoreOptions {
         fingerprint: job.fingerprint.clone(),
         run_file: Some(job.run.to_toml()),
-        judge: Some(judge(job, folder)),
+        resume_check: Some(resume_check(job, folder)),
         layout: job.model.layout().clone(),
         state: job.control().vectors(),
         last: options.checkpoint_keep as usize,

@@ -34,7 +34,7 @@ pub(crate) fn step(line: &StepLine, width: usize, left: Option<Duration>, color:
     let share = line.step as f64 / line.steps.max(1) as f64;
     let digits = line.epochs.to_string().len();
     let score = match (line.accuracy, line.r_squared) {
-        (Some(accuracy), _) => named(&["accuracy", ""], Some(share_of_all(accuracy))),
+        (Some(accuracy), _) => named(&["accuracy", ""], Some(percentage(accuracy))),
         (None, r_squared) => named(&["R²"], r_squared.map(|r_squared| format!("{r_squared:.4}"))),
     };
     let speed = grouped(line.samples_per_second);
@@ -43,12 +43,12 @@ pub(crate) fn step(line: &StepLine, width: usize, left: Option<Duration>, color:
         vec![format!("step {}/{}", line.step, line.steps)],
         METERS.map(|columns| meter(share, columns, color)).to_vec(),
         vec![format!("{:>3.0} %", (100.0 * share).floor())],
-        left.map(|left| format!("{:>6} left", briefly(left))).into_iter().collect(),
-        vec![format!("loss {:>6}", brief(line.loss))],
+        left.map(|left| format!("{:>6} left", short_time(left))).into_iter().collect(),
+        vec![format!("loss {:>6}", short_number(line.loss))],
         score,
         vec![format!("{speed} samples/s"), format!("{speed}/s")],
         vec![counted(line.workers, "worker")],
-        vec![format!("rate {}", brief(line.learning_rate.into()))],
+        vec![format!("rate {}", short_number(line.learning_rate.into()))],
     ];
     let [step, bar, left, loss, score, speed, workers, rate] = [1, 2, 4, 5, 6, 7, 8, 9];
     let droppable = [step, bar, left, loss, score, speed, workers, rate];
@@ -66,7 +66,7 @@ fn named(names: &[&str], value: Option<String>) -> Vec<String> {
 
 /// Formats the progress of reading `files` files in bytes, with a bar, in at most `width` columns. `name` is
 /// one of the files.
-pub(crate) fn reading(
+pub(crate) fn read_progress(
     name: &str,
     files: usize,
     [done, total]: [u64; 2],
@@ -87,24 +87,24 @@ pub(crate) fn reading(
 }
 
 fn loss(measures: &Measures) -> Option<String> {
-    Some(format!("{:>6}", brief(measures.loss)))
+    Some(format!("{:>6}", short_number(measures.loss)))
 }
 
 /// Returns the accuracy of a classification or R² of a regression.
 fn score(measures: &Measures) -> Option<String> {
-    let accuracy = measures.accuracy.map(share_of_all);
+    let accuracy = measures.accuracy.map(percentage);
     accuracy.or_else(|| measures.r_squared.map(|r_squared| format!("{r_squared:.4}")))
 }
 
 /// Formats a percentage in seven columns.
-fn share_of_all(share: f64) -> String {
+fn percentage(share: f64) -> String {
     let text = percent(share);
     format!("{:>7}", if text.len() > 7 { format!("{:.1} %", 100.0 * share) } else { text })
 }
 
 /// Formats a loss or rate in six columns if it is not negative. Wider numbers would make the line change its
 /// layout during the run.
-fn brief(value: f64) -> String {
+fn short_number(value: f64) -> String {
     match value.abs() {
         size if size == 0.0 || (0.001..9.999_95).contains(&size) => format!("{value:.4}"),
         size if (9.0..99.999_5).contains(&size) => format!("{value:.3}"),
@@ -120,7 +120,7 @@ fn score_names(measures: &Measures) -> [&'static str; 2] {
 }
 
 /// Formats a time in six columns. It is an estimate, so two digits are enough.
-fn briefly(time: Duration) -> String {
+fn short_time(time: Duration) -> String {
     match time.as_secs() {
         s if s < 60 => format!("{s}s"),
         s if s < 600 => format!("{}m {:02}s", s / 60, s % 60),
@@ -216,7 +216,13 @@ mod tests {
                 epoch(&EpochLine { train: regression.clone(), ..epoch_line(Some(regression)) }, width),
                 step(&step_line(), width, left, false),
                 step(&StepLine { accuracy: None, r_squared: Some(0.5), ..step_line() }, width, None, false),
-                reading("some/folder/train-images-idx3-ubyte.gz", 3, [1_000_000, 9_912_422], width, false),
+                read_progress(
+                    "some/folder/train-images-idx3-ubyte.gz",
+                    3,
+                    [1_000_000, 9_912_422],
+                    width,
+                    false,
+                ),
             ];
             for line in lines {
                 assert!(line.chars().count() <= width, "{width}: {line}");
@@ -229,9 +235,9 @@ mod tests {
         let values = [0.0, 8.759e-4, 0.5, 9.999_96, 12.345_6, 123.456, 999.996, 1234.5, 99_999.6, 1.5e12];
         let texts =
             ["0.0000", "8.8e-4", "0.5000", "10.000", "12.346", "123.46", "1000", "1234", "1.0e5", "1.5e12"];
-        assert_eq!(values.map(brief), texts);
-        assert_eq!([0.05, 0.99, 1.0].map(share_of_all), [" 5.00 %", "99.00 %", "100.0 %"]);
-        assert_eq!(brief(f64::NAN), "NaN");
+        assert_eq!(values.map(short_number), texts);
+        assert_eq!([0.05, 0.99, 1.0].map(percentage), [" 5.00 %", "99.00 %", "100.0 %"]);
+        assert_eq!(short_number(f64::NAN), "NaN");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub enum FolderError {
         /// The folder in question.
         path: PathBuf,
         /// What the folder contains.
-        held: Held,
+        held: FolderContent,
     },
     /// The run must not resume from the checkpoints in the folder.
     OtherRun {
@@ -68,7 +68,7 @@ pub enum FolderError {
 
 /// Content that keeps a run from using a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum FolderContent {
     /// Something other than the results of a finished run.
     Something,
     /// The results of a finished run, which this run cannot continue.
@@ -99,7 +99,7 @@ impl RunFolder {
         match out {
             Some(path) => match is_empty(path)? {
                 true => Ok(RunFolder { path: path.into() }),
-                false if is_finished(path) => Err(taken(path, Held::Results)),
+                false if is_finished(path) => Err(taken(path, FolderContent::Results)),
                 false => RunFolder::begun(path, FIRST_RESTART),
             },
             None => RunFolder::numbered(Path::new("runs"), name),
@@ -113,15 +113,15 @@ impl RunFolder {
         let results = read_summary(path).filter(|read| read.as_ref().map_or(true, Summary::is_done));
         match (results, resumed) {
             (None, Some(_)) => RunFolder::begun(path, CHECKPOINTS),
-            (None, None) => Err(taken(path, Held::Something)),
+            (None, None) => Err(taken(path, FolderContent::Something)),
             (Some(Ok(summary)), Some(run)) if summary.fingerprint.run != run.fingerprint() => {
                 match path.join(CHECKPOINTS).is_dir() {
                     true => Ok(RunFolder { path: path.into() }),
-                    false => Err(taken(path, Held::NoCheckpoint)),
+                    false => Err(taken(path, FolderContent::NoCheckpoint)),
                 }
             }
-            (Some(Ok(_)), Some(_)) => Err(taken(path, Held::SameRun)),
-            (Some(_), _) => Err(taken(path, Held::Results)),
+            (Some(Ok(_)), Some(_)) => Err(taken(path, FolderContent::SameRun)),
+            (Some(_), _) => Err(taken(path, FolderContent::Results)),
         }
     }
 
@@ -129,7 +129,7 @@ impl RunFolder {
     fn begun(path: &Path, begun: &str) -> Result<Self, FolderError> {
         match path.join(begun).is_dir() {
             true => Ok(RunFolder { path: path.into() }),
-            false => Err(taken(path, Held::Something)),
+            false => Err(taken(path, FolderContent::Something)),
         }
     }
 
@@ -141,7 +141,7 @@ impl RunFolder {
             return Ok(());
         }
         if !has_checkpoint {
-            return Err(taken(&self.path, Held::NoCheckpoint));
+            return Err(taken(&self.path, FolderContent::NoCheckpoint));
         }
         if summary.steps >= summary.steps_planned {
             return Ok(());
@@ -185,7 +185,7 @@ impl RunFolder {
 
     /// Writes the resolved run file.
     pub fn write_run(&self, job: &Job) -> Result<(), FolderError> {
-        write_aside(&self.path.join(RUN_FILE), job.run.to_toml().as_bytes())
+        write_atomically(&self.path.join(RUN_FILE), job.run.to_toml().as_bytes())
     }
 
     /// Reads the bans of the run.
@@ -201,7 +201,7 @@ impl RunFolder {
     /// Replaces the bans of the run.
     pub(crate) fn write_bans(&self, bans: &[Ban]) -> Result<(), FolderError> {
         let text = serde_json::to_string_pretty(bans).expect("plain numbers and texts become JSON") + "\n";
-        write_aside(&self.path.join(BANS_FILE), text.as_bytes())
+        write_atomically(&self.path.join(BANS_FILE), text.as_bytes())
     }
 
     /// Opens the metrics file and keeps its first `lines` lines, rewritten for a run of this length.
@@ -223,12 +223,12 @@ impl RunFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(failed(&path, error)),
         };
-        write_aside(&path, lines.as_bytes())?;
+        write_atomically(&path, lines.as_bytes())?;
         File::options().append(true).open(&path).map_err(|error| failed(&path, error))
     }
 
     /// Removes the summary of a run with another run file, so that it is never paired with newer results.
-    pub(crate) fn retire_summary(&self, job: &Job) -> Result<(), FolderError> {
+    pub(crate) fn remove_outdated_summary(&self, job: &Job) -> Result<(), FolderError> {
         let is_other = |summary: Summary| summary.fingerprint != job.fingerprint;
         if !read_summary(&self.path).is_some_and(|read| read.map_or(true, is_other)) {
             return Ok(());
@@ -251,7 +251,7 @@ impl RunFolder {
 
     /// Writes the summary, last of all files: it marks the run as finished. It is durable when this returns.
     pub fn write_summary(&self, summary: &Summary) -> Result<(), FolderError> {
-        write_aside(&self.path.join(SUMMARY_FILE), summary.to_json().as_bytes())?;
+        write_atomically(&self.path.join(SUMMARY_FILE), summary.to_json().as_bytes())?;
         // Only Unix lets a folder be opened to sync it; elsewhere this is not necessary.
         if cfg!(not(unix)) {
             return Ok(());
@@ -269,7 +269,7 @@ pub fn adopt(folder: &Path, from: &Path) -> Result<(), FolderError> {
     [RUN_FILE, METRICS_FILE, WEIGHTS_FILE, SUMMARY_FILE].iter().try_for_each(|name| {
         let bytes = ps_host::read(&from.join(name), Ceiling::memory(1))
             .map_err(|error| failed(&from.join(name), error))?;
-        write_aside(&folder.join(name), &bytes)
+        write_atomically(&folder.join(name), &bytes)
     })
 }
 
@@ -291,7 +291,7 @@ pub fn ended(path: &Path) -> Option<Summary> {
 pub fn reopen(path: &Path) -> Result<(), FolderError> {
     let Some(summary) = ended(path) else { return Ok(()) };
     let stopped = Summary { outcome: Ending::Stopped, ..summary };
-    write_aside(&path.join(SUMMARY_FILE), stopped.to_json().as_bytes())
+    write_atomically(&path.join(SUMMARY_FILE), stopped.to_json().as_bytes())
 }
 
 /// Returns whether a folder holds the results of a run that has made all its steps.
@@ -305,7 +305,7 @@ fn is_empty(path: &Path) -> Result<bool, FolderError> {
     Ok(fs::read_dir(path).map_err(|error| failed(path, error))?.next().is_none())
 }
 
-fn taken(path: &Path, held: Held) -> FolderError {
+fn taken(path: &Path, held: FolderContent) -> FolderError {
     FolderError::Taken { path: path.into(), held }
 }
 
@@ -315,7 +315,7 @@ fn read_summary(path: &Path) -> Option<serde_json::Result<Summary>> {
 }
 
 /// Writes a file atomically: after a crash it is either complete or as before.
-pub(crate) fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".part");
     let aside = PathBuf::from(aside);
@@ -352,14 +352,16 @@ impl fmt::Display for FolderError {
         match self {
             FolderError::Taken { path, held } => {
                 let why = match held {
-                    Held::Something => "is not empty and nothing is written over; choose another --out",
-                    Held::Results => {
+                    FolderContent::Something => {
+                        "is not empty and nothing is written over; choose another --out"
+                    }
+                    FolderContent::Results => {
                         "holds the results of a finished run and nothing is written over; choose another --out"
                     }
-                    Held::SameRun => {
+                    FolderContent::SameRun => {
                         "holds the results of a finished run; to train on, raise train.epochs, or choose another --out"
                     }
-                    Held::NoCheckpoint => {
+                    FolderContent::NoCheckpoint => {
                         "holds the results of a finished run, and no checkpoint to resume from; choose another --out"
                     }
                 };
@@ -398,7 +400,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let out = parent.path().join("deep/run");
         let folder = RunFolder::create(Some(&out), "x", None).unwrap();
-        write_aside(&folder.path().join(SUMMARY_FILE), b"{}").unwrap();
+        write_atomically(&folder.path().join(SUMMARY_FILE), b"{}").unwrap();
         let error = RunFolder::create(Some(&out), "x", None).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains("finished run"), "{error}");
         assert_eq!(fs::read_dir(&out).unwrap().count(), 1);

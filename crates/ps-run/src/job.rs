@@ -82,7 +82,7 @@ impl Job {
         let (hidden, head) = (run.model.hidden_layers(), run.model.head);
         run.check_features(features).map_err(JobError::Config)?;
         let parameters = count_parameters(features, &hidden, head, classes);
-        Footprint::of_worker(parameters).check(Memory::here()).map_err(JobError::Unfit)?;
+        Footprint::of_worker(parameters).check(Memory::detect()).map_err(JobError::Unfit)?;
         Ok(Model::of_layers(features, &hidden, head, classes).with_precision(run.wire.weights))
     }
 
@@ -120,7 +120,7 @@ impl Job {
     pub fn check_memory(&self) -> Result<(), JobError> {
         let vectors = self.control().vectors().len();
         let footprint = Footprint::of_holder(self.model.parameters() as u128, vectors);
-        footprint.check(Memory::here()).map_err(JobError::Unfit)
+        footprint.check(Memory::detect()).map_err(JobError::Unfit)
     }
 
     /// Creates the holder of the weights, before the first step.

@@ -38,8 +38,8 @@ pub use bans::{BANS_FILE, Ban};
 pub use checkpoints::checkpoint_weights;
 pub use diagnosis::Diagnosis;
 pub use folder::{
-    FolderError, Held, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, adopt, ended, finished,
-    reopen,
+    FolderContent, FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, adopt, ended,
+    finished, reopen,
 };
 pub use job::{Job, JobError, task};
 pub use lines::{EpochLine, EventLine, HashLine, Line, ProbeLine, StepLine};

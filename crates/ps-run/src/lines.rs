@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 use std::path::Path;
 
 /// After this many steps, not every step has a hash line; see [`is_due`].
-const EACH_HASHED: u64 = 16;
+const EVERY_STEP_HASHED_UNTIL: u64 = 16;
 /// After this many steps, not every step has a [`StepLine`]; see [`is_due`].
-const EACH_TOLD: u64 = 1024;
+const EVERY_STEP_REPORTED_UNTIL: u64 = 1024;
 
 /// Value of [`EventLine::event`] for warnings of the guard.
 pub(crate) const WARNED: &str = "warned";
@@ -141,7 +141,7 @@ impl HashLine {
 
     /// Returns whether there is a hash line after `step` steps.
     pub fn is_due(step: u64) -> bool {
-        is_due(step, EACH_HASHED)
+        is_due(step, EVERY_STEP_HASHED_UNTIL)
     }
 }
 
@@ -202,7 +202,7 @@ impl Line {
 impl StepLine {
     /// Returns whether there is a step line after `step` steps. The end of an epoch adds further ones.
     pub fn is_due(step: u64) -> bool {
-        is_due(step, EACH_TOLD)
+        is_due(step, EVERY_STEP_REPORTED_UNTIL)
     }
 
     /// Describes the position within the run.
@@ -277,7 +277,7 @@ mod tests {
         let due: Vec<u64> = (1..200).filter(|step| HashLine::is_due(*step)).collect();
         assert_eq!(due[..16], (1..=16).collect::<Vec<_>>());
         assert_eq!(due[16..26], [18, 20, 22, 24, 26, 28, 30, 32, 36, 40]);
-        assert!((1..=EACH_TOLD).all(StepLine::is_due));
+        assert!((1..=EVERY_STEP_REPORTED_UNTIL).all(StepLine::is_due));
         let told = (1..=1_000_000).filter(|step| StepLine::is_due(*step)).count();
         assert!((5000..7000).contains(&told), "{told}");
     }

@@ -29,7 +29,7 @@ impl Processors {
     }
 
     /// Returns why this process cannot run on these processors, or `None` if it can.
-    pub fn objection(&self) -> Option<String> {
+    pub fn reason_unusable(&self) -> Option<String> {
         let ours = Processors::ours();
         match self.0.iter().find(|cpu| !ours.0.contains(cpu)) {
             None => None,
@@ -53,7 +53,7 @@ impl FromStr for Processors {
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
-                (Ok(first), Ok(last)) if first <= last && last < MOST => all.extend(first..=last),
+                (Ok(first), Ok(last)) if first <= last && last < MAX_PROCESSOR => all.extend(first..=last),
                 _ => return Err(format!("{part:?} is no processor; give numbers and ranges, such as 0-3,8")),
             }
         }
@@ -64,7 +64,7 @@ impl FromStr for Processors {
 }
 
 /// Upper bound of processor numbers, more than any machine has.
-const MOST: usize = 1 << 16;
+const MAX_PROCESSOR: usize = 1 << 16;
 
 impl fmt::Display for Processors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,8 +126,8 @@ mod tests {
     #[test]
     fn a_processor_that_is_not_ours_is_objected_to() {
         let far: Processors = "65535".parse().unwrap_or_else(|why| panic!("{why}"));
-        assert!(far.objection().is_some());
-        assert_eq!(Processors::ours().objection(), None);
+        assert!(far.reason_unusable().is_some());
+        assert_eq!(Processors::ours().reason_unusable(), None);
     }
 
     #[test]

@@ -165,8 +165,9 @@ impl ps_data::ReadProgress for DataProgress {
         files.insert(name.into(), (bytes_done, bytes_total));
         let (done, total) = files.values().fold((0, 0), |sum, file| (sum.0 + file.0, sum.1 + file.1));
         let color = ps_terminal::has_color();
-        self.bar
-            .show(done, total, |width, _| display::reading(name, files.len(), [done, total], width, color));
+        self.bar.show(done, total, |width, _| {
+            display::read_progress(name, files.len(), [done, total], width, color)
+        });
     }
 }
 

@@ -161,7 +161,7 @@ impl Recorder {
     ///
     /// # Errors
     /// The event file cannot be created, or the inspecting thread cannot be started.
-    pub fn be_watched(&mut self, job: &Job, tensorboard: bool) -> Result<(), FolderError> {
+    pub fn enable_inspection(&mut self, job: &Job, tensorboard: bool) -> Result<(), FolderError> {
         let run_state = Arc::clone(self.run_state());
         run_state.watch();
         if let Some(folder) = self.folder.as_ref().filter(|_| tensorboard) {

@@ -6,7 +6,7 @@
 
 use crate::folder::RUN_FILE;
 use crate::job::Job;
-use ps_checkpoint::{Fingerprint, Judge, Manifest};
+use ps_checkpoint::{Fingerprint, Manifest, ResumeCheck};
 use ps_config::{ConfigError, Difference, RunConfig};
 use ps_core::control::Guard;
 use ps_core::{ControlConfig, Schedule};
@@ -23,7 +23,7 @@ const HASH_DIGITS: usize = 12;
 const ELSEWHERE: &str = "or start in another folder with --out";
 
 /// Decides whether `job` may resume from checkpoints in `folder`.
-pub(crate) fn judge(job: &Job, folder: Option<&Path>) -> Judge {
+pub(crate) fn resume_check(job: &Job, folder: Option<&Path>) -> ResumeCheck {
     // The file is about to be replaced, so it is read now. It is needed for checkpoints that do not contain
     // their run file.
     let text = folder.and_then(|folder| ps_host::read_text(&folder.join(RUN_FILE), Ceiling::TEXT).ok());
@@ -35,7 +35,7 @@ pub(crate) fn judge(job: &Job, folder: Option<&Path>) -> Judge {
         control: job.control.clone(),
     };
     let fingerprint = job.fingerprint.clone();
-    Judge::new(move |manifest| {
+    ResumeCheck::new(move |manifest| {
         let saved = saved_run(manifest, written.as_ref(), &run.run, &fingerprint);
         check(saved, &manifest.fingerprint, manifest.progress.step, &run, &fingerprint)
     })

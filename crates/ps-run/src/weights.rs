@@ -1,6 +1,6 @@
 //! The weights file: a safetensors file with all that is needed to use the weights.
 
-use crate::folder::{FolderError, write_aside};
+use crate::folder::{FolderError, write_atomically};
 use crate::job::Job;
 use crate::paths;
 use ps_checkpoint::{Fingerprint, tensors};
@@ -82,7 +82,7 @@ impl AboutWeights {
         let bad = |problem| FolderError::Content { path: path.into(), problem };
         let about = serde_json::to_string(self).map_err(|error| bad(error.to_string()))?;
         let metadata = HashMap::from([(KEY.to_string(), about)]);
-        write_aside(path, &tensors::to_bytes(layout, weights, Some(metadata)).map_err(bad)?)
+        write_atomically(path, &tensors::to_bytes(layout, weights, Some(metadata)).map_err(bad)?)
     }
 
     /// Returns whether `job` encodes samples like the run did, so that predictions are the same.

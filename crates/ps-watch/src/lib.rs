@@ -74,7 +74,7 @@ pub fn start(
         recorder.run_state().trace(Trace::create(path, name)?);
     }
     if options.dashboard.is_some() || options.tensorboard {
-        recorder.be_watched(job, options.tensorboard)?;
+        recorder.enable_inspection(job, options.tensorboard)?;
     }
     if options.metrics.is_some() {
         recorder.run_state().watch();

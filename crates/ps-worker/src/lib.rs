@@ -167,7 +167,7 @@ async fn take_part(
     mut computer: Option<Box<dyn Computer>>,
     shutdown: Boxed<'_, ()>,
 ) -> Result<Ended, WorkerError> {
-    if let Some(problem) = options.cpus.as_ref().and_then(Processors::objection) {
+    if let Some(problem) = options.cpus.as_ref().and_then(Processors::reason_unusable) {
         return Err(WorkerError::Processors(problem));
     }
     let client = Client::new(&options.server, &options.name, &options.security)?;

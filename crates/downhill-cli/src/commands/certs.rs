@@ -99,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let written = create(path, *secrecy).and_then(|mut file| file.write_all(text.as_bytes()));
         written.map_err(|error| failed(path, &error))?;
     }
-    tell(arguments, &files);
+    print_files(arguments, &files);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,8 +122,8 @@ impl Authority {
         let mut params = params("Downhill private authority", &[], until)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().map_err(|error| unmade(&error))?;
-        let issuer = CertifiedIssuer::self_signed(params, key).map_err(|error| unmade(&error))?;
+        let key = KeyPair::generate().map_err(|error| certificate_error(&error))?;
+        let issuer = CertifiedIssuer::self_signed(params, key).map_err(|error| certificate_error(&error))?;
         Ok(Authority { issuer, until })
     }
 
@@ -138,8 +138,8 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = purposes.to_vec();
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().map_err(|error| unmade(&error))?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(|error| unmade(&error))?;
+        let key = KeyPair::generate().map_err(|error| certificate_error(&error))?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(|error| certificate_error(&error))?;
         Ok((certificate.pem(), key.serialize_pem()))
     }
 }
@@ -180,12 +180,12 @@ fn failed(path: &Path, error: &std::io::Error) -> Failure {
     Failure::Failed(format!("{}: {error}{hint}", path.display()))
 }
 
-fn unmade(error: &dyn Display) -> Failure {
+fn certificate_error(error: &dyn Display) -> Failure {
     Failure::Failed(format!("cannot create a certificate: {error}"))
 }
 
 /// Prints the files and the flags to use them.
-fn tell(arguments: &Arguments, files: &[(PathBuf, String, Secrecy)]) {
+fn print_files(arguments: &Arguments, files: &[(PathBuf, String, Secrecy)]) {
     let folder = arguments.out.display();
     let flags = |name: &str| {
         format!("--tls-cert {folder}/{name}.pem --tls-key {folder}/{name}-key.pem --tls-ca {folder}/ca.pem")

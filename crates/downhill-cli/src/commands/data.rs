@@ -122,7 +122,7 @@ fn describe(found: &Inspection, role: Option<&str>, lines: &mut Vec<String>) {
     }
     if let Some(image) = found.image {
         lines.push(String::new());
-        lines.extend(drawing::sheet(&found.images, image));
+        lines.extend(drawing::side_by_side(&found.images, image));
     }
 }
 

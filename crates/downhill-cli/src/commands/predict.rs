@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let style = Style::choose(&arguments.log);
     if let Some(path) = arguments.output.as_ref().filter(|path| path.exists()) {
-        return Err(taken(path));
+        return Err(already_exists(path));
     }
     let run = super::open_run(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
     let split = super::read_data(&run.model, &arguments.source, false, style)?;
@@ -81,12 +81,12 @@ fn write_new(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) 
     drop(out);
     aside.as_file().sync_all().map_err(failed)?;
     aside.persist_noclobber(path).map(drop).map_err(|error| match error.error.kind() {
-        io::ErrorKind::AlreadyExists => taken(path),
+        io::ErrorKind::AlreadyExists => already_exists(path),
         _ => failed(error.error),
     })
 }
 
-fn taken(path: &Path) -> Failure {
+fn already_exists(path: &Path) -> Failure {
     Failure::Usage(format!(
         "{}: the file exists and is not overwritten; choose another --output",
         path.display()

@@ -42,8 +42,8 @@ Examples:
   downhill status unix:/run/downhill.sock --json";
 
 /// Interval and number of checks for a checkpoint that was requested.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-const LOOKS: u32 = 3000;
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_CHECKS: u32 = 3000;
 
 /// Asks the server for its status and prints it.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -51,13 +51,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if arguments.checkpoint {
         let steps =
             runtime.block_on(observe::checkpoint(&arguments.server, &arguments.security)).map_err(failed)?;
-        for _ in 0..LOOKS {
-            let report = ask(&runtime, arguments)?;
+        for _ in 0..MAX_CHECKS {
+            let report = fetch_report(&runtime, arguments)?;
             if report.checkpoint() >= steps || report.is_done() {
                 output::lines(&[format!("saved after {} steps", report.checkpoint())])?;
                 return Ok(ExitCode::SUCCESS);
             }
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(CHECK_INTERVAL);
         }
         return Err(Failure::Failed(format!(
             "{}: the checkpoint of step {steps} was not written within 5 \
@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             arguments.server
         )));
     }
-    show(&ask(&runtime, arguments)?, arguments)?;
+    show(&fetch_report(&runtime, arguments)?, arguments)?;
     let Some(pause) = arguments.watch else { return Ok(ExitCode::SUCCESS) };
     loop {
         std::thread::sleep(Duration::from_secs(pause));
@@ -81,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
 }
 
-fn ask(runtime: &observe::Runtime, arguments: &Arguments) -> Result<Report, Failure> {
+fn fetch_report(runtime: &observe::Runtime, arguments: &Arguments) -> Result<Report, Failure> {
     runtime.block_on(observe::status(&arguments.server, &arguments.security)).map_err(failed)
 }
 
@@ -92,7 +92,7 @@ fn show(report: &Report, arguments: &Arguments) -> Result<(), Failure> {
     let size = stdout_size();
     let mut lines = report.lines(size.map(|(_, columns)| columns));
     match (arguments.watch, size) {
-        (Some(_), Some((rows, _))) => output::to_stdout(|out| out.write_all(picture(lines, rows).as_bytes())),
+        (Some(_), Some((rows, _))) => output::to_stdout(|out| out.write_all(redraw(lines, rows).as_bytes())),
         (Some(_), None) => {
             // A blank line separates reports.
             lines.push(String::new());
@@ -104,7 +104,7 @@ fn show(report: &Report, arguments: &Arguments) -> Result<(), Failure> {
 
 /// Formats text that redraws a terminal of `rows` rows without flicker: each line overwrites its row, and the
 /// rest of the previous text is erased.
-fn picture(mut lines: Vec<String>, rows: usize) -> String {
+fn redraw(mut lines: Vec<String>, rows: usize) -> String {
     // The cursor is on the row below the last line, which must also fit.
     let most = rows.saturating_sub(1).max(1);
     if lines.len() > most {
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn a_picture_never_scrolls() {
         let lines = |count: usize| (1..=count).map(|line| line.to_string()).collect::<Vec<_>>();
-        assert_eq!(picture(lines(2), 3), "\x1b[H1\x1b[K\n2\x1b[K\n\x1b[J");
-        assert_eq!(picture(lines(3), 3), "\x1b[H1\x1b[K\n… and 2 more; --json has all\x1b[K\n\x1b[J");
+        assert_eq!(redraw(lines(2), 3), "\x1b[H1\x1b[K\n2\x1b[K\n\x1b[J");
+        assert_eq!(redraw(lines(3), 3), "\x1b[H1\x1b[K\n… and 2 more; --json has all\x1b[K\n\x1b[J");
     }
 }

@@ -27,14 +27,14 @@ use worker::{Task, TaskResult, Worker};
 /// Value of the timeouts that do not apply here: threads of one process are neither lost nor silent.
 const NEVER: Millis = Millis::MAX / 4;
 /// A step that takes longer than this is reported.
-const NOTICE_EVERY: Millis = 30_000;
+const SLOW_STEP: Millis = 30_000;
 /// Capacity of a worker's task queue: its own leaves, those of late workers, and copies.
 const MAX_TASKS: usize = 16;
 /// Longest time until a request to stop is noticed.
-const STOP_SEEN_WITHIN: Duration = Duration::from_millis(50);
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Shortest time between two updates of the workers' states in the run state.
-const SHOWN_EVERY: Duration = Duration::from_millis(250);
+const STATE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The coordinator's ends of the channel to a worker's thread.
 struct WorkerHandle {
@@ -130,7 +130,7 @@ fn server_config(job: &Job, workers: usize, start_version: u64) -> ServerConfig 
         join_timeout_ms: NEVER,
         contact_timeout_ms: NEVER,
         work_timeout_ms: NEVER,
-        notice_every_ms: NOTICE_EVERY,
+        notice_every_ms: SLOW_STEP,
         shards: 0,
         first_shard: 0,
         audit: 0.0,
@@ -141,7 +141,7 @@ fn server_config(job: &Job, workers: usize, start_version: u64) -> ServerConfig 
 /// Returns how long to wait for the next result, before the core has a deadline or `stop` must be read again.
 fn patience(core: &ServerCore, now: Millis) -> Duration {
     let deadline = core.deadline().unwrap_or(Millis::MAX);
-    Duration::from_millis(deadline.saturating_sub(now)).min(STOP_SEEN_WITHIN)
+    Duration::from_millis(deadline.saturating_sub(now)).min(STOP_POLL_INTERVAL)
 }
 
 /// Owns the weights and the server's round logic.
@@ -381,10 +381,10 @@ impl<'a> LocalCoordinator<'a> {
         (weights, version)
     }
 
-    /// Updates the workers' states in the run state, at most once per [`SHOWN_EVERY`].
+    /// Updates the workers' states in the run state, at most once per [`STATE_INTERVAL`].
     fn show(&mut self) {
         let run_state = self.recorder.run_state();
-        if !run_state.is_watched() || self.shown.is_some_and(|shown| shown.elapsed() < SHOWN_EVERY) {
+        if !run_state.is_watched() || self.shown.is_some_and(|shown| shown.elapsed() < STATE_INTERVAL) {
             return;
         }
         self.shown = Some(Instant::now());

@@ -26,7 +26,7 @@ pub(crate) static FIELDS: &[Field<DataConfig>] = &[
     field!(validation, "data.validation", ShareOrText, Described("none"), Always,
         "Validation data, evaluated after each epoch: a share of the training source, which is not trained \
          on, or a separate source."),
-    field!(validation_seed, "data.validation_seed", Integer(0, MOST), Described("seed"), Always,
+    field!(validation_seed, "data.validation_seed", Integer(0, MAX_INTEGER), Described("seed"), Always,
         "Seed of the choice of validation samples. Runs with different `seed` but the same \
          `validation_seed` validate on the same samples."),
     field!(label, "data.label", TextOrInteger, Described("the last column"), Always,

@@ -102,7 +102,7 @@ pub(crate) static FIELDS: &[Field<RateConfig>] = &[
         "Initial learning rate; for one-cycle, the peak."),
     field!(schedule, "learning_rate.schedule", Name(Shape::NAMES), Value("\"constant\""), Always,
         "How the learning rate changes over the run."),
-    field!(for_batch, "learning_rate.for_batch", Integer(1, MOST_SAMPLES), Described("train.batch"), BeforePhases,
+    field!(for_batch, "learning_rate.for_batch", Integer(1, MAX_SAMPLES), Described("train.batch"), BeforePhases,
         "Batch size for which the rates are given. Each rate is multiplied by train.batch / for_batch \
          (Goyal et al. 2017)."),
     field!(warmup, "learning_rate.warmup", Accepts::Time(0), Value("0"), Always,
@@ -118,13 +118,13 @@ pub(crate) static FIELDS: &[Field<RateConfig>] = &[
     field!(factor, "learning_rate.factor", POSITIVE, Required("0.5"), FACTORED,
         "Factor by which each period or plateau multiplies the rate; for inverse-time, the rate is initial \
          / (1 + factor · periods)."),
-    field!(patience, "learning_rate.patience", Integer(0, MOST), Value("10"), PLATEAU,
+    field!(patience, "learning_rate.patience", Integer(0, MAX_INTEGER), Value("10"), PLATEAU,
         "Number of consecutive validations without improvement to tolerate; one more lowers the rate."),
     field!(threshold, "learning_rate.threshold", NOT_NEGATIVE, Value("0.0001"), PLATEAU,
         "Minimum decrease of the best validation loss that counts as an improvement."),
     field!(threshold_mode, "learning_rate.threshold_mode", Name(ThresholdMode::NAMES), Value("\"relative\""), PLATEAU,
         "Whether `threshold` is relative to the magnitude of the best loss, or absolute."),
-    field!(cooldown, "learning_rate.cooldown", Integer(0, MOST), Value("0"), PLATEAU,
+    field!(cooldown, "learning_rate.cooldown", Integer(0, MAX_INTEGER), Value("0"), PLATEAU,
         "Number of validations to ignore after the rate was lowered."),
     field!(descent.sufficient, "learning_rate.sufficient", BETWEEN, Value("0.0001"), ARMIJO,
         "A step is accepted if the loss falls by at least this share of the decrease predicted to first \

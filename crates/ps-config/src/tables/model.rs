@@ -88,7 +88,7 @@ pub(crate) fn read(document: &Document) -> Result<ModelConfig, ConfigError> {
     };
     document.read(FIELDS, &mut model)?;
     if model.layers.is_some() {
-        document.refuse_beside("model.layers", &["model.hidden", "model.activation"])?;
+        document.refuse_replaced("model.layers", &["model.hidden", "model.activation"])?;
     } else if model.kind == ModelKind::Mlp && model.hidden.is_empty() {
         return Err(document.missing(&HIDDEN.key, "[128]"));
     }

@@ -39,15 +39,15 @@ pub enum Batch {
 pub(crate) static FIELDS: &[Field<TrainConfig>] = &[
     field!(epochs, "train.epochs", Integer(1, u32::MAX as u64), Value("5"), Always,
         "Number of passes over the training samples."),
-    field!(batch, "train.batch", Accepts::Batch(MOST_SAMPLES), Value("128"), Always,
+    field!(batch, "train.batch", Accepts::Batch(MAX_SAMPLES), Value("128"), Always,
         "Number of samples per step; \"full\" is the whole training part."),
-    field!(leaf, "train.leaf", Integer(1, MOST_SAMPLES), Described("32, or train.batch if that is smaller"), Always,
+    field!(leaf, "train.leaf", Integer(1, MAX_SAMPLES), Described("32, or train.batch if that is smaller"), Always,
         "Number of samples per leaf, the unit in which work is distributed. It determines the order of \
          summation, so the result depends on it."),
-    field!(steps, "train.steps", Integer(1, MOST), Described("none"), Always,
+    field!(steps, "train.steps", Integer(1, MAX_INTEGER), Described("none"), Always,
         "Stop after this many steps, even in the middle of an epoch. The learning-rate schedule covers \
          these steps only."),
-    field!(early_stopping, "train.early_stopping", Integer(1, MOST), Described("none"), Always,
+    field!(early_stopping, "train.early_stopping", Integer(1, MAX_INTEGER), Described("none"), Always,
         "End the run after this many consecutive validations without improvement, and keep the best \
          weights; needs data.validation."),
     field!(min_delta, "train.min_delta", NOT_NEGATIVE, Described("0"), Always,

@@ -6,7 +6,7 @@
 
 use super::scratch::dense_layers;
 use super::{Gradients, SMALL_MODEL};
-use crate::kernel::{Kernel, Left, MOST_COLUMNS, Tile, fold_tiles, prefetch};
+use crate::kernel::{Kernel, Left, MAX_COLUMNS, Tile, fold_tiles, prefetch};
 use crate::layer::Dense;
 use crate::metrics::MetricSums;
 use crate::model::Model;
@@ -247,7 +247,7 @@ fn update_bias(
     bias: &mut [f32],
     velocity: &mut [f32],
 ) -> Finite {
-    let mut sums = [0.0; MOST_COLUMNS];
+    let mut sums = [0.0; MAX_COLUMNS];
     let sums = &mut sums[..bias.len()];
     products.bias(panel, sums);
     update.chunk(bias, sums, velocity)

@@ -25,7 +25,7 @@ pub(super) enum Pass {
 }
 
 /// The samples of a block, and the results for each.
-pub(super) struct Drawn<'a> {
+pub(super) struct BlockSamples<'a> {
     pub indices: &'a [usize],
     pub targets: &'a [f32],
     pub outcomes: &'a mut [SampleMetrics],
@@ -59,9 +59,15 @@ impl<'a> Network<'a> {
     }
 
     /// Runs a block through [`Network::layers`]. If the last layer is among them, `pass` says what follows.
-    pub(super) fn run(&self, samples: &dyn Samples, drawn: &mut Drawn, block: &mut Block, pass: Pass) {
+    pub(super) fn run(
+        &self,
+        samples: &dyn Samples,
+        block_samples: &mut BlockSamples,
+        block: &mut Block,
+        pass: Pass,
+    ) {
         if self.layers.start == 0 {
-            self.read(samples, drawn, block);
+            self.read(samples, block_samples, block);
         }
         let layers = self.model.layers();
         for k in self.layers.clone() {
@@ -70,7 +76,7 @@ impl<'a> Network<'a> {
         if self.layers.end < layers.len() {
             return;
         }
-        self.take_outputs(drawn, block, pass);
+        self.take_outputs(block_samples, block, pass);
         if pass == Pass::Gradient {
             for k in (self.model.first_trained() + 1..layers.len()).rev() {
                 layers[k].backward(k, self.model.fusion(k), &self.context, block);
@@ -83,13 +89,13 @@ impl<'a> Network<'a> {
     }
 
     /// Writes the features of a block's samples to the input of the first layer.
-    fn read(&self, samples: &dyn Samples, drawn: &Drawn, block: &mut Block) {
+    fn read(&self, samples: &dyn Samples, block_samples: &BlockSamples, block: &mut Block) {
         let (features, row) = block.features();
-        for &index in drawn.indices.iter().take(SAMPLES_AHEAD) {
+        for &index in block_samples.indices.iter().take(SAMPLES_AHEAD) {
             samples.prefetch(index);
         }
-        for (r, &index) in drawn.indices.iter().enumerate() {
-            if let Some(&ahead) = drawn.indices.get(r + SAMPLES_AHEAD) {
+        for (r, &index) in block_samples.indices.iter().enumerate() {
+            if let Some(&ahead) = block_samples.indices.get(r + SAMPLES_AHEAD) {
                 samples.prefetch(ahead);
             }
             samples.write_row(index, row);
@@ -101,7 +107,7 @@ impl<'a> Network<'a> {
     }
 
     /// Replaces the outputs of each sample by the derivatives of its loss or by the head's prediction.
-    fn take_outputs(&self, drawn: &mut Drawn, block: &mut Block, pass: Pass) {
+    fn take_outputs(&self, block_samples: &mut BlockSamples, block: &mut Block, pass: Pass) {
         let (head, samples) = (self.model.head(), block.samples());
         let (outputs, row) = block.outputs();
         self.context.engine.kernel.vectorize(
@@ -112,7 +118,7 @@ impl<'a> Network<'a> {
                     if pass == Pass::Prediction {
                         head.predict(row);
                     } else {
-                        drawn.outcomes[r] = head.backward(row, drawn.targets[r]);
+                        block_samples.outcomes[r] = head.backward(row, block_samples.targets[r]);
                     }
                     outputs.panels.write_row(outputs.values, r, row);
                 }

@@ -1,6 +1,6 @@
 //! The memory of a pass: the drawn samples and every matrix of every block.
 
-use super::network::{Drawn, Network, Pass};
+use super::network::{BlockSamples, Network, Pass};
 use crate::block::{Block, BlockLayout};
 use crate::fold::NodeSum;
 use crate::kernel::{Buffer, Kernel, Segment};
@@ -36,11 +36,11 @@ pub(super) struct Scratch {
 pub(super) struct Spare(Vec<NodeSum>);
 
 /// Maximum number of spare sums; any more are dropped.
-const MOST_SPARE: usize = 16;
+const MAX_SPARE: usize = 16;
 
 impl Spare {
     pub(super) fn put(&mut self, sum: NodeSum) {
-        if self.0.len() < MOST_SPARE {
+        if self.0.len() < MAX_SPARE {
             self.0.push(sum);
         }
     }
@@ -104,7 +104,7 @@ impl Scratch {
                    memory: &mut [f32],
                    (indices, targets, outcomes): (&[usize], &[f32], &mut [SampleMetrics])| {
             let mut block = Block::new(layout, first + number * block, indices.len(), memory);
-            network.run(samples, &mut Drawn { indices, targets, outcomes }, &mut block, pass);
+            network.run(samples, &mut BlockSamples { indices, targets, outcomes }, &mut block, pass);
         };
         if parallel {
             memory

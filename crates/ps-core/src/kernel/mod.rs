@@ -22,7 +22,7 @@ use std::sync::OnceLock;
 pub const KERNEL_VARIABLE: &str = "DOWNHILL_KERNEL";
 
 /// Number of columns of the widest panel of any instruction set.
-pub(crate) const MOST_COLUMNS: usize = 32;
+pub(crate) const MAX_COLUMNS: usize = 32;
 
 /// An instruction set that the products are compiled for. A value can only be created for a set that
 /// this processor has.

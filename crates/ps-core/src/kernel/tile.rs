@@ -83,14 +83,14 @@ pub(crate) enum Finish<'a> {
 }
 
 /// Computes `out = A B` over all `segments` in order: `[rows, columns]`, with `out_row` elements from row to
-/// row. With `goes_on`, the chains continue from the values in `out`, so that a long inner index can be
+/// row. With `continues`, the chains continue from the values in `out`, so that a long inner index can be
 /// divided into parts. The left operand has the layout [`Left::Rows`].
 #[inline]
 pub(crate) fn multiply(
     kernel: Kernel,
     tile: &Tile,
     segments: &[Segment],
-    goes_on: bool,
+    continues: bool,
     finish: Finish,
     out: &mut [f32],
     out_row: usize,
@@ -108,7 +108,7 @@ pub(crate) fn multiply(
     // SAFETY: `check` bounds every address of the operands by their slices, and the shape by the table; `out`
     // has room for the tile, and `finish` has as many elements as are read; a kernel's value exists only if
     // the processor has the instruction set.
-    unsafe { product(tile, segments, goes_on, finish, out.as_mut_ptr(), out_row) }
+    unsafe { product(tile, segments, continues, finish, out.as_mut_ptr(), out_row) }
 }
 
 /// Computes `out` = the sum of consecutive leaves, each the product over its own segments, added in the tree
@@ -218,7 +218,7 @@ unsafe fn step<V: Vector, const ROWS: usize, const VECTORS: usize, const A_ROW: 
 unsafe fn product<V: Vector, const ROWS: usize, const VECTORS: usize, const WIDTH: usize>(
     tile: &Tile,
     segments: &[Segment],
-    goes_on: bool,
+    continues: bool,
     finish: Finish,
     out: *mut f32,
     out_row: usize,
@@ -226,7 +226,7 @@ unsafe fn product<V: Vector, const ROWS: usize, const VECTORS: usize, const WIDT
     // SAFETY: the caller's promises.
     unsafe {
         let mut acc = [[V::zero(); VECTORS]; ROWS];
-        if goes_on {
+        if continues {
             for (row, acc) in acc.iter_mut().enumerate() {
                 for (v, acc) in acc.iter_mut().enumerate() {
                     *acc = V::load(out.add(row * out_row + v * V::LANES));
@@ -393,11 +393,11 @@ macro_rules! compiled {
 
             $(#[target_feature(enable = $feature)])?
             unsafe fn product<const ROWS: usize, const VECTORS: usize>(
-                tile: &Tile, segments: &[Segment], goes_on: bool, finish: Finish, out: *mut f32, out_row: usize,
+                tile: &Tile, segments: &[Segment], continues: bool, finish: Finish, out: *mut f32, out_row: usize,
             ) {
                 // SAFETY: the same promises, passed on.
                 unsafe {
-                    super::product::<$vector, ROWS, VECTORS, $width>(tile, segments, goes_on, finish, out, out_row)
+                    super::product::<$vector, ROWS, VECTORS, $width>(tile, segments, continues, finish, out, out_row)
                 }
             }
 

@@ -3,7 +3,7 @@
 use super::kind::{Accepts, Kind, Setting};
 use super::{Activation, Context, Layer, LayerSpec};
 use crate::block::{Backward, Block, BlockLayout, Forward, Shape};
-use crate::kernel::{Finish, Kernel, MOST_COLUMNS, Segment};
+use crate::kernel::{Finish, Kernel, MAX_COLUMNS, Segment};
 use crate::params::Layout;
 use crate::product::{Product, WeightGradient, WeightShape, segments};
 use ps_plan::seed::{Purpose, random};
@@ -106,7 +106,7 @@ impl Dense {
         let activation = activation.filter(|_| !rectifies);
         engine.each_panel(panels, output.values, |panel, out| {
             let existing = panels.columns_of(panel);
-            let mut bias = [0.0; MOST_COLUMNS];
+            let mut bias = [0.0; MAX_COLUMNS];
             bias[..existing]
                 .copy_from_slice(&context.weights[self.bias + panel * panels.width..][..existing]);
             let finish = if rectifies { Finish::AddAndRectify(&bias) } else { Finish::Add(&bias) };

@@ -2,7 +2,7 @@
 
 use super::each_chunk;
 use super::matrix::copy;
-use crate::kernel::{Buffer, Kernel, MOST_COLUMNS, transpose};
+use crate::kernel::{Buffer, Kernel, MAX_COLUMNS, transpose};
 
 /// The shape of a weight, `[outputs, inputs]` row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl PackedWeight {
                     continue;
                 }
                 // The last panel is padded with zeros.
-                let mut whole = [0.0; MOST_COLUMNS * INPUTS_AT_A_TIME];
+                let mut whole = [0.0; MAX_COLUMNS * INPUTS_AT_A_TIME];
                 for (whole, row) in whole.chunks_mut(INPUTS_AT_A_TIME).zip(from.chunks(inputs)).take(columns)
                 {
                     copy(&mut whole[..depth], &row[..depth]);

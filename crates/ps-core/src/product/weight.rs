@@ -2,7 +2,7 @@
 
 use super::each_chunk;
 use super::matrix::{MatrixSlot, copy, strips};
-use crate::kernel::{Kernel, Left, MOST_COLUMNS, Segment, Tile, fold_tiles};
+use crate::kernel::{Kernel, Left, MAX_COLUMNS, Segment, Tile, fold_tiles};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ pub(crate) struct WeightGradient<'a> {
 }
 
 /// Number of elements of the largest tile of any instruction set.
-pub(crate) const MAX_TILE: usize = 12 * MOST_COLUMNS;
+pub(crate) const MAX_TILE: usize = 12 * MAX_COLUMNS;
 
 thread_local! {
     /// Subtrees that wait for their siblings, one tile each.

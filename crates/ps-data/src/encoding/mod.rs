@@ -445,7 +445,7 @@ const MAX_VALUES: usize = 1 << 32;
 
 /// Checks that dense rows fit into memory, before any memory is allocated for them.
 fn check_size(location: &str, rows: usize, width: usize) -> Result<(), DataError> {
-    fits(rows, width, Memory::here()).map_err(|problem| DataError::unfit(location, problem))
+    fits(rows, width, Memory::detect()).map_err(|problem| DataError::unfit(location, problem))
 }
 
 /// Checks that dense rows fit into `memory`, if its size is known.

@@ -242,19 +242,21 @@ fn drawings_are_balanced_and_a_longer_series_begins_like_a_shorter_one() {
 #[test]
 fn progress_tells_of_every_byte() {
     #[derive(Default)]
-    struct Heard(Mutex<Vec<(String, u64, u64)>>);
-    impl ReadProgress for Heard {
+    struct RecordedProgress(Mutex<Vec<(String, u64, u64)>>);
+    impl ReadProgress for RecordedProgress {
         fn file(&self, name: &str, done: u64, total: u64) {
             self.0.lock().unwrap().push((name.into(), done, total));
         }
     }
     let folder = Folder::new();
     folder.write("a", "x,y\n1,2\n");
-    let heard = Heard::default();
+    let recorded = RecordedProgress::default();
     let config = DataConfig { test: Some("csv:a".into()), ..DataConfig::new("csv:a") };
-    load(&config, Task::Regression, 1, folder.path(), &heard).unwrap();
-    load(&DataConfig::new("digits:100"), Task::Classes, 1, folder.path(), &heard).unwrap();
-    let heard = heard.0.into_inner().unwrap();
-    assert!(heard.iter().any(|(name, done, total)| name.ends_with("/a") && (*done, *total) == (8, 8)));
-    assert!(heard.iter().any(|(name, done, total)| name == "digits:" && done == total && *total == 78_400));
+    load(&config, Task::Regression, 1, folder.path(), &recorded).unwrap();
+    load(&DataConfig::new("digits:100"), Task::Classes, 1, folder.path(), &recorded).unwrap();
+    let recorded = recorded.0.into_inner().unwrap();
+    assert!(recorded.iter().any(|(name, done, total)| name.ends_with("/a") && (*done, *total) == (8, 8)));
+    assert!(
+        recorded.iter().any(|(name, done, total)| name == "digits:" && done == total && *total == 78_400)
+    );
 }

@@ -4,8 +4,8 @@ use crate::lines::EpochLine;
 use std::time::{Duration, Instant};
 
 /// A run with more epochs than this does not report all of the short ones.
-const MANY_EPOCHS: u32 = 50;
-const QUICK_EPOCH: Duration = Duration::from_millis(200);
+const MIN_THROTTLED_EPOCHS: u32 = 50;
+const MIN_EPOCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// When the last epoch was reported.
 #[derive(Default)]
@@ -16,8 +16,8 @@ pub(super) struct EpochThrottle {
 impl EpochThrottle {
     /// Returns whether an epoch that ends at `now` is reported. The last epoch always is.
     pub(super) fn admits(&mut self, epoch: &EpochLine, now: Instant) -> bool {
-        let is_quick = self.last.is_some_and(|last| now - last < QUICK_EPOCH);
-        let is_admitted = !is_quick || epoch.epochs <= MANY_EPOCHS || epoch.epoch == epoch.epochs;
+        let is_quick = self.last.is_some_and(|last| now - last < MIN_EPOCH_INTERVAL);
+        let is_admitted = !is_quick || epoch.epochs <= MIN_THROTTLED_EPOCHS || epoch.epoch == epoch.epochs;
         if is_admitted {
             self.last = Some(now);
         }
@@ -48,10 +48,10 @@ mod tests {
                 workers: 1,
                 seconds: 0.0,
             };
-            let at = |number: u32| begun + QUICK_EPOCH / 2 * number;
+            let at = |number: u32| begun + MIN_EPOCH_INTERVAL / 2 * number;
             (1..=epochs).filter(|&number| throttle.admits(&epoch(number), at(number))).collect()
         };
-        assert_eq!(admitted(MANY_EPOCHS), (1..=MANY_EPOCHS).collect::<Vec<_>>());
+        assert_eq!(admitted(MIN_THROTTLED_EPOCHS), (1..=MIN_THROTTLED_EPOCHS).collect::<Vec<_>>());
         let expected: Vec<u32> = (1..=52).filter(|number| number % 2 == 1).chain([52]).collect();
         assert_eq!(admitted(52), expected);
     }

@@ -20,7 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The folder of event files, inside the run's folder.
 const TENSORBOARD: &str = "tensorboard";
 /// Number of buckets of a histogram.
-const INTERVALS: usize = 40;
+const BUCKETS: usize = 40;
 
 /// Writes lines of metrics to an event file. Clones share it, for the histograms of the inspector.
 #[derive(Clone)]
@@ -200,21 +200,21 @@ impl Histogram {
         if min > max {
             return Histogram::default();
         }
-        let width = ((max - min) / INTERVALS as f64).max(f64::MIN_POSITIVE);
+        let width = ((max - min) / BUCKETS as f64).max(f64::MIN_POSITIVE);
         let mut histogram = Histogram {
             min,
             max,
             num: 0.0,
             sum: 0.0,
             sum_squares: 0.0,
-            bucket_limit: (1..=INTERVALS).map(|interval| min + width * interval as f64).collect(),
-            bucket: vec![0.0; INTERVALS],
+            bucket_limit: (1..=BUCKETS).map(|interval| min + width * interval as f64).collect(),
+            bucket: vec![0.0; BUCKETS],
         };
         for value in finite() {
             histogram.num += 1.0;
             histogram.sum += value;
             histogram.sum_squares += value * value;
-            histogram.bucket[(((value - min) / width) as usize).min(INTERVALS - 1)] += 1.0;
+            histogram.bucket[(((value - min) / width) as usize).min(BUCKETS - 1)] += 1.0;
         }
         histogram
     }

@@ -14,7 +14,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 /// Maximum number of validation samples that the confusion matrix is computed from.
-const CONFUSED: usize = 10_000;
+const MAX_CONFUSION_SAMPLES: usize = 10_000;
 
 /// Computes the confusion matrix for the dashboard, and histograms of weights and gradients for TensorBoard.
 /// When this is dropped, the thread first finishes the weights that it was given.
@@ -49,7 +49,7 @@ impl WeightInspector {
             plan: job.plan,
             kernel: job.kernel,
             train: job.data.train.clone(),
-            validation: validation.map(|part| part.head(CONFUSED)),
+            validation: validation.map(|part| part.head(MAX_CONFUSION_SAMPLES)),
             tensorboard,
             run_state,
         };

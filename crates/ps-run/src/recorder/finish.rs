@@ -51,7 +51,7 @@ impl Recorder {
             settled?;
             return self.conclude(job, weights, version, ending, seconds);
         };
-        folder.retire_summary(job)?;
+        folder.remove_outdated_summary(job)?;
         folder.write_weights(job, root, weights, version)?;
         let concluded = settled.and_then(|()| self.conclude(job, weights, version, ending, seconds));
         concluded.inspect_err(|_| {

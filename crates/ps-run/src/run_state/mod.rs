@@ -250,7 +250,7 @@ impl RunState {
     /// Records an activity outside of the rounds, from `from` until now.
     pub fn span(&self, lane: &str, what: &'static str, from: Instant) {
         let [from, until] = [from, Instant::now()].map(|at| self.seconds(at));
-        self.lock().rounds.beside(lane, what, from, until);
+        self.lock().rounds.add_span(lane, what, from, until);
     }
 
     /// Seconds from the creation of the run state to `at`.

@@ -89,7 +89,7 @@ impl Rounds {
     }
 
     /// Traces an activity outside of the rounds.
-    pub(super) fn beside(&mut self, lane: &str, what: &'static str, from: f64, until: f64) {
+    pub(super) fn add_span(&mut self, lane: &str, what: &'static str, from: f64, until: f64) {
         if let Some(trace) = &mut self.trace {
             trace.span(&Span { lane: lane.into(), what, from, until, detail: String::new() });
         }

@@ -106,11 +106,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let explained = Explained::new(&run.job, run.model.weights(), &split, index);
     let mut lines = explained.image.map_or_else(Vec::new, |image| {
         let pixels = shades(&explained.activations[0]);
-        drawing::sheet(&[(None, pixels)], image).into_iter().filter(|line| !line.is_empty()).collect()
+        drawing::side_by_side(&[(None, pixels)], image).into_iter().filter(|line| !line.is_empty()).collect()
     });
     let contributions = explained.contributions(&run.job.data.columns(), arguments.class.as_deref())?;
     let [columns, pushes] = [COLUMNS, PUSHES].map(|default| arguments.top.map_or(default, usize::from));
-    lines.push(format!("sample {index} of {name}: {}", explained.words()));
+    lines.push(format!("sample {index} of {name}: {}", explained.description()));
     lines.push(String::new());
     lines.extend(explained.outputs_table());
     if let Some(contributions) = &contributions {
@@ -166,9 +166,9 @@ struct Explained<'a> {
 }
 
 /// A single sample of a data set.
-struct One<'a>(&'a Split, usize);
+struct SingleSample<'a>(&'a Split, usize);
 
-impl Samples for One<'_> {
+impl Samples for SingleSample<'_> {
     fn len(&self) -> usize {
         1
     }
@@ -191,7 +191,7 @@ type Push = (String, f64);
 
 impl<'a> Explained<'a> {
     fn new(job: &'a Job, weights: &'a [f32], split: &'a Split, index: usize) -> Self {
-        let (model, one) = (&job.model, One(split, index));
+        let (model, one) = (&job.model, SingleSample(split, index));
         let plan = BatchPlan::new(job.run.seed, 1, 1, 1, 1, None);
         let mut gradients = Gradients::new(model.clone(), plan, job.kernel).of_evaluation();
         let sum = gradients.compute(weights, &one, 0, 0..1).pop();
@@ -232,20 +232,20 @@ impl<'a> Explained<'a> {
         }
     }
 
-    fn words(&self) -> String {
+    fn description(&self) -> String {
         let class =
             |index: usize| self.class_names.get(index).map_or_else(|| index.to_string(), Clone::clone);
         let outputs = &self.outputs;
         let loss = number(self.loss);
-        let likeliest = match self.model.head() {
-            Head::Softmax => Some(self.likeliest()),
+        let most_probable_class = match self.model.head() {
+            Head::Softmax => Some(self.most_probable_class()),
             Head::Logistic => Some(usize::from(outputs[0] > 0.5)),
             Head::SquaredError | Head::Poisson => None,
         };
-        match likeliest {
-            Some(likeliest) => {
+        match most_probable_class {
+            Some(most_probable_class) => {
                 let wanted = class(self.target as usize);
-                format!("class {wanted}, predicted as {}, loss {loss}", class(likeliest))
+                format!("class {wanted}, predicted as {}, loss {loss}", class(most_probable_class))
             }
             None => {
                 let [wanted, output] = [self.target, outputs[0]].map(|value| number(value.into()));
@@ -254,7 +254,7 @@ impl<'a> Explained<'a> {
         }
     }
 
-    fn likeliest(&self) -> usize {
+    fn most_probable_class(&self) -> usize {
         (0..self.outputs.len()).max_by(|a, b| self.outputs[*a].total_cmp(&self.outputs[*b])).unwrap_or(0)
     }
 
@@ -272,7 +272,7 @@ impl<'a> Explained<'a> {
             });
         }
         let unit = match (class, self.model.head()) {
-            (None, Head::Softmax) => self.likeliest(),
+            (None, Head::Softmax) => self.most_probable_class(),
             (None, _) => 0,
             (Some(class), Head::Softmax) => match self.class_names.iter().position(|name| name == class) {
                 Some(unit) => unit,
@@ -425,7 +425,7 @@ impl<'a> Explained<'a> {
             pushes.resize(pushes.len().div_ceil(width) * width, 0.0);
             panels.push(picture("negative gradient of the units before the last layer", width, pushes, true));
         }
-        Figure { title: format!("{title}: {}", self.words()), columns: 2, panel, panels }
+        Figure { title: format!("{title}: {}", self.description()), columns: 2, panel, panels }
     }
 }
 

@@ -73,7 +73,7 @@ enum XAxis {
 }
 
 /// A linear axis shows too little of a run that is shorter than the longest one by more than this factor.
-const MUCH_LONGER: u64 = 5;
+const MAX_LINEAR_RATIO: u64 = 5;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -142,7 +142,7 @@ fn read(run: &Path) -> Result<Run, Failure> {
 fn curves_of(runs: Vec<Run>, x_axis: XAxis) -> Figure {
     let lengths = || runs.iter().map(|run| run.length);
     let [shortest, longest] = [lengths().min(), lengths().max()].map(Option::unwrap_or_default);
-    let differ = longest > MUCH_LONGER.saturating_mul(shortest);
+    let differ = longest > MAX_LINEAR_RATIO.saturating_mul(shortest);
     let is_log = match x_axis {
         XAxis::Auto => differ,
         XAxis::Linear => false,

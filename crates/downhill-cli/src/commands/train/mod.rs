@@ -126,7 +126,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             output::note(&format!("the dashboard remains at {page}; press Ctrl-C to exit"));
         }
         while !is_enough() {
-            std::thread::sleep(STOP_SEEN_WITHIN);
+            std::thread::sleep(STOP_POLL_INTERVAL);
         }
     }
     watching.wait_for_viewers(is_enough);
@@ -137,7 +137,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 static IS_OVER: AtomicBool = AtomicBool::new(false);
 
 /// Longest time until a request to end the dashboard is noticed.
-const STOP_SEEN_WITHIN: Duration = Duration::from_millis(50);
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Returns a flag that the first Ctrl-C sets; the second one ends the process. With the reference trainer,
 /// the first one does.

@@ -86,7 +86,7 @@ schedule = "cosine"
 /// How often the state of the processes is checked.
 const TICK: Duration = Duration::from_millis(2);
 /// If a run takes longer than this after the last signal, it hangs.
-const LONGEST: Duration = Duration::from_secs(600);
+const HANG_TIMEOUT: Duration = Duration::from_secs(600);
 
 fn pause(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -202,10 +202,10 @@ impl FaultInjector {
                 last_disturbance = now;
                 self.inject(cluster);
             }
-            if now - last_disturbance > LONGEST {
+            if now - last_disturbance > HANG_TIMEOUT {
                 return Err(Failure::Failed(format!(
                     "the run did not finish within {} s after the last signal",
-                    LONGEST.as_secs()
+                    HANG_TIMEOUT.as_secs()
                 )));
             }
             std::thread::sleep(TICK);

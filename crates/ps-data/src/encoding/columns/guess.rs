@@ -5,7 +5,7 @@
 //! hardly ever repeat.
 
 use super::category::Categories;
-use super::{Content, Learnt, key};
+use super::{Content, LearnedColumn, key};
 use crate::config::Missing;
 use crate::error::DataError;
 use crate::number::resembles_number;
@@ -21,7 +21,7 @@ const FEW: usize = 5;
 /// # Errors
 /// Returns an error if the values are mostly numbers, plain or formatted; if nearly all are different; or if
 /// there are too many categories.
-pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<Learnt, DataError> {
+pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<LearnedColumn, DataError> {
     if let Ok(values) = table.strings(column).numbers(&table.syntax, missing) {
         return Ok((Content::Number, Some(Column::F32(values))));
     }

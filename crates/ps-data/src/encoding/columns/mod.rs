@@ -97,7 +97,7 @@ impl Content {
 
 /// The type of a column of the training data, and its converted cells if inferring the type has
 /// already converted them.
-pub(crate) type Learnt = (Content, Option<Column>);
+pub(crate) type LearnedColumn = (Content, Option<Column>);
 
 /// The type of `column` in the training data; `None` if the column is ignored.
 ///
@@ -109,7 +109,7 @@ pub(crate) fn content(
     column: usize,
     declared: Option<ColumnKind>,
     missing: Missing,
-) -> Result<Option<Learnt>, DataError> {
+) -> Result<Option<LearnedColumn>, DataError> {
     match declared {
         Some(ColumnKind::Ignore) => Ok(None),
         Some(ColumnKind::Number) => Ok(Some((Content::Number, None))),
@@ -196,7 +196,7 @@ impl Columns {
             let learn = |&column: &usize| {
                 content(table, column, declared(config, &table.header[column]), config.missing)
             };
-            let learnt: Vec<Result<Option<Learnt>, DataError>> = some.par_iter().map(learn).collect();
+            let learnt: Vec<Result<Option<LearnedColumn>, DataError>> = some.par_iter().map(learn).collect();
             for (learnt, &column) in learnt.into_iter().zip(some) {
                 let name = table.header[column].clone();
                 let Some((content, converted)) = learnt? else {

@@ -43,16 +43,16 @@ impl FirstRow {
 /// number or missing, except for at most one empty cell, and some column below it contains only numbers
 /// and missing cells.
 pub(super) fn check(table: &Table, first: &csv::StringRecord) -> Result<(), DataError> {
-    let Some(doubt) = doubt(table, first) else { return Ok(()) };
+    let Some(reason) = reason_to_doubt_header(table, first) else { return Ok(()) };
     let problem = format!(
-        "cannot tell whether the first row is a header: {doubt}; set data.header = true if it is, or false \
+        "cannot tell whether the first row is a header: {reason}; set data.header = true if it is, or false \
          if it is data"
     );
     Err(DataError::content(table.first_location(), problem))
 }
 
 /// Explains why the first row may be data, if so.
-fn doubt(table: &Table, first: &csv::StringRecord) -> Option<String> {
+fn reason_to_doubt_header(table: &Table, first: &csv::StringRecord) -> Option<String> {
     // pandas leaves the name of the index column empty.
     let mut may_be_empty = true;
     for text in first.iter().map(str::trim_ascii) {

@@ -174,7 +174,7 @@ impl Chance {
 fn draw_one(digit: u8, mut chance: Chance, image: &mut [u8]) {
     let shapes = SHAPES[usize::from(digit)];
     let shape = shapes[chance.below(shapes.len())];
-    let hand = Hand::new(&mut chance);
+    let hand = Handwriting::new(&mut chance);
     let mut moved: Vec<(Point, Point)> = Vec::new();
     let mut curves: Vec<Vec<Point>> = Vec::with_capacity(shape.len());
     for stroke in shape {
@@ -233,7 +233,7 @@ fn smooth(points: &[Point]) -> Vec<Point> {
 }
 
 /// The handwriting of one drawing: a smooth distortion and an affine map to pixels.
-struct Hand {
+struct Handwriting {
     grid: [[Point; GRID]; GRID],
     /// Rows of the 2x2 matrix that maps the box around 0 to pixels.
     matrix: [Point; 2],
@@ -241,7 +241,7 @@ struct Hand {
     size: f32,
 }
 
-impl Hand {
+impl Handwriting {
     fn new(chance: &mut Chance) -> Self {
         let mut grid = [[[0.0; 2]; GRID]; GRID];
         grid.iter_mut().flatten().for_each(|vector| *vector = [chance.around(0.14), chance.around(0.14)]);
@@ -258,7 +258,7 @@ impl Hand {
             [cos * x[0] - sin * y[0], cos * x[1] - sin * y[1]],
             [sin * x[0] + cos * y[0], sin * x[1] + cos * y[1]],
         ];
-        Hand { grid, matrix, size }
+        Handwriting { grid, matrix, size }
     }
 
     /// Maps a point from the box of the shapes to pixels around 0.
