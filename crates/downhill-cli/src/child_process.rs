@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_lines_lose_their_json() {
+    fn json_log_lines_are_formatted_as_text() {
         let json = r#"{"timestamp":"t","level":"INFO","message":"worker admitted","worker":"w0","n":2,"target":"x"}"#;
         assert_eq!(log_line(json), "INFO worker admitted n=2 worker=w0");
         assert_eq!(log_line(r#"{"kind":"warning","text":"no checkpoint"}"#), "warning: no checkpoint");

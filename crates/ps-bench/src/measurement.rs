@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_asks_for_what_it_begins() {
+    fn a_name_selects_all_figures_it_is_a_prefix_of() {
         let bench = |only: &str| Bench::new(Effort::Quick, Box::new(|_| Ok(()))).only(vec![only.into()]);
         for (only, name, wanted) in [
             ("round/10kB", "round", true),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_skipped_is_named_in_the_end() {
+    fn skipped_figures_are_named_at_the_end() {
         let mut bench = Bench::new(Effort::Quick, Box::new(|_| Ok(()))).only(vec!["round".into()]);
         bench.skip("step/a", "not asked for");
         assert!(bench.finish().is_ok());
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_over_what_it_is_held_against() {
+    fn a_ratio_is_relative_to_the_compared_figure() {
         let measurement = Measurement::new("b", 3.0, "us").against("a", 2.0);
         assert_eq!(measurement.comparison.as_ref().map(|comparison| comparison.ratio), Some(1.5));
         assert!(measurement.to_string().ends_with("1.500 of a"), "{measurement}");

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_lasts_until_a_worker_is_asked_again() {
+    fn a_round_ends_when_a_worker_gets_its_next_request() {
         assert_eq!(rounds_of(&[(0, 0, 0), (1, 0, 1), (0, 1, 3), (1, 1, 3), (1, 2, 7)]), [3.0, 4.0]);
         // The same leaves are requested again because they were late.
         assert_eq!(rounds_of(&[(0, 0, 0), (1, 0, 0), (0, 0, 5), (0, 1, 6)]), [6.0]);

@@ -57,7 +57,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn what_is_saved_is_found_and_the_last_few_are_kept() {
+fn saved_checkpoints_are_found_and_only_the_last_few_kept() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("checkpoints");
     let store = open(&folder).unwrap();
@@ -86,7 +86,7 @@ fn rewrite_manifest(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
 }
 
 #[test]
-fn checkpoints_of_another_version_of_the_numbers_are_refused_as_such_and_stay() {
+fn checkpoints_of_another_numerics_version_are_refused_and_kept() {
     let parent = tempfile::tempdir().unwrap();
     let store = open(parent.path()).unwrap();
     let path = store.save(&snapshot(3)).unwrap();
@@ -136,7 +136,7 @@ fn going_back_removes_all_later_checkpoints_or_none() {
 
 #[cfg(unix)]
 #[test]
-fn a_device_in_the_place_of_a_file_is_damage_that_takes_no_memory() {
+fn a_device_instead_of_a_file_counts_as_damage_and_is_not_read() {
     let parent = tempfile::tempdir().unwrap();
     let store = open(parent.path()).unwrap();
     for (step, name) in [(1, "manifest.json"), (2, "weights.safetensors")] {
@@ -154,7 +154,7 @@ fn a_device_in_the_place_of_a_file_is_damage_that_takes_no_memory() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_checkpoint_that_is_larger_than_memory_is_not_set_aside() {
+fn a_checkpoint_larger_than_memory_is_not_marked_as_damaged() {
     let parent = tempfile::tempdir().unwrap();
     let store = open(parent.path()).unwrap();
     store.save(&snapshot(1)).unwrap();
@@ -171,7 +171,7 @@ fn a_checkpoint_that_is_larger_than_memory_is_not_set_aside() {
 }
 
 #[test]
-fn a_folder_has_one_user_at_a_time_and_an_older_one_publishes_nothing() {
+fn a_folder_is_locked_and_a_fenced_process_publishes_nothing() {
     let parent = tempfile::tempdir().unwrap();
     let store = open(parent.path()).unwrap();
     assert!(matches!(open(parent.path()), Err(Error::Locked { .. })));
@@ -200,7 +200,7 @@ fn checkpoints_of_another_run_are_refused_and_left_alone() {
 }
 
 #[test]
-fn a_judge_decides_whether_another_run_resumes_and_sees_the_run_file_of_what_is_saved() {
+fn a_resume_check_decides_whether_another_run_resumes() {
     let parent = tempfile::tempdir().unwrap();
     let first = StoreOptions { run_file: Some("epochs = 1".into()), ..options() };
     Store::open(parent.path(), first).unwrap().save(&snapshot(7)).unwrap();
@@ -223,7 +223,7 @@ fn a_judge_decides_whether_another_run_resumes_and_sees_the_run_file_of_what_is_
 }
 
 #[test]
-fn each_flipped_byte_and_each_truncation_is_found_and_the_checkpoint_before_is_used() {
+fn every_flipped_byte_and_truncation_is_detected_and_the_previous_checkpoint_used() {
     let parent = tempfile::tempdir().unwrap();
     let store = open(parent.path()).unwrap();
     store.save(&snapshot(1)).unwrap();
@@ -255,7 +255,7 @@ fn each_flipped_byte_and_each_truncation_is_found_and_the_checkpoint_before_is_u
 }
 
 #[test]
-fn a_checkpoint_under_another_ones_name_is_not_taken_for_it() {
+fn a_renamed_checkpoint_is_rejected() {
     let parent = tempfile::tempdir().unwrap();
     let store = open(parent.path()).unwrap();
     store.save(&snapshot(1)).unwrap();
@@ -267,7 +267,7 @@ fn a_checkpoint_under_another_ones_name_is_not_taken_for_it() {
 }
 
 #[test]
-fn with_no_good_one_left_nothing_is_begun_again_unless_that_is_allowed() {
+fn without_a_valid_checkpoint_a_fresh_start_must_be_allowed() {
     let parent = tempfile::tempdir().unwrap();
     let store = open(parent.path()).unwrap();
     let path = store.save(&snapshot(1)).unwrap();
@@ -292,7 +292,7 @@ fn prepared(disk: &SimulatedDisk) -> u64 {
 }
 
 #[test]
-fn a_crash_at_any_operation_leaves_the_new_checkpoint_or_the_old_one_and_what_was_called_saved_is_there() {
+fn a_crash_at_any_operation_leaves_the_old_or_new_checkpoint_and_loses_no_saved_one() {
     let (mut points, mut kept_old, mut kept_new) = (0, 0, 0);
     for seed in 0..40 {
         for point in 0.. {
@@ -325,7 +325,7 @@ fn a_crash_at_any_operation_leaves_the_new_checkpoint_or_the_old_one_and_what_wa
 }
 
 #[test]
-fn an_error_at_any_operation_is_told_and_never_costs_what_was_there() {
+fn an_error_at_any_operation_is_reported_and_loses_no_checkpoint() {
     let mut told = 0;
     for kind in [ErrorKind::StorageFull, ErrorKind::Other, ErrorKind::ReadOnlyFilesystem] {
         for point in 0.. {
@@ -353,7 +353,7 @@ fn an_error_at_any_operation_is_told_and_never_costs_what_was_there() {
 }
 
 #[test]
-fn a_shortage_of_open_files_at_any_operation_passes_like_a_full_disk() {
+fn a_shortage_of_file_descriptors_is_recoverable_like_a_full_disk() {
     let mut met = 0;
     for point in 0..14 {
         let disk = SimulatedDisk::default();
@@ -376,7 +376,7 @@ fn a_shortage_of_open_files_at_any_operation_passes_like_a_full_disk() {
 }
 
 #[test]
-fn a_disk_that_writes_something_else_is_found_out_at_once() {
+fn a_disk_that_writes_wrong_bytes_is_detected_immediately() {
     let mut found = 0;
     for point in 0..12 {
         let disk = SimulatedDisk::default();

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_peers_make_libraries_log_is_logged_once_a_second() {
+    fn library_logs_are_limited_to_one_per_second() {
         let both = || {
             for number in 0..100 {
                 tracing::warn!(target: "h2::proto::streams::recv", "a peer resets stream {number}");

@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_is_seen() {
+    fn non_finite_values_are_detected() {
         let run = |gradient: f32, rate: f64| {
             let mut chunk = ChunkFold::new(Tree::new(1));
             chunk.insert(Node::leaf(0), bytes(&[1.0, gradient, 2.0]), &Pool::default());
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_is_used_again_once_its_last_slice_is_gone() {
+    fn a_buffer_is_reused_once_its_last_slice_is_dropped() {
         let pool = Pool::default();
         let mut first = pool.take(100);
         first.elements_mut().fill(1.0_f32.to_le_bytes());

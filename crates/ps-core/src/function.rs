@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn edges_are_what_ieee_would_say() {
+    fn edge_cases_follow_ieee_754() {
         assert_eq!(exp(0.0), 1.0);
         assert_eq!((exp(-1e9), exp(1e9)), (0.0, f32::INFINITY));
         assert_eq!((exp(f32::NEG_INFINITY), exp(f32::INFINITY)), (0.0, f32::INFINITY));

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_travels_is_what_is_computed_at_without_a_wire() {
+    fn transmitted_weights_equal_those_used_without_a_network() {
         let values: Vec<f32> = (0..1000).map(|i| (i as f32 - 500.0) * 1.001).collect();
         let elements: Vec<Element> = values.iter().map(|value| value.to_le_bytes()).collect();
         let (mut bytes, mut arrived) = (vec![0; 2000], vec![0.0; 1000]);

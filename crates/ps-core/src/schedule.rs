@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_that_begins_elsewhere_differs_from_the_step_where_it_first_matters() {
+    fn a_moved_phase_differs_from_its_first_affected_step() {
         let with = |begin, kind| {
             let then = LearningRate { schedule: kind, ..LearningRate::constant(0.1) };
             Schedule::new(LearningRate::constant(0.1), vec![(begin, then)])

@@ -113,7 +113,7 @@ fn pool(threads: usize) -> rayon::ThreadPool {
 
 /// There is only one test, because the counter is that of the whole process.
 #[test]
-fn steps_after_the_first_ask_for_no_memory() {
+fn steps_after_the_first_allocate_nothing() {
     for hidden in [&[][..], &[16, 16], &[300, 300]] {
         assert_eq!(asked_for(hidden, 100, 1), 0, "{hidden:?}");
     }

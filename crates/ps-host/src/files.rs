@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ceiling_says_what_it_is_derived_from() {
+    fn a_ceiling_names_its_basis() {
         let memory = Memory { bytes: 9 << 30, bound: Bound::ControlGroup };
         assert_eq!(Ceiling::of(memory, 3).bytes(), 3 << 30);
         for (copies, expected) in [

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_limits_nothing() {
+    fn unreadable_limits_are_ignored() {
         for content in ["", "MemAvailable: lots kB", "MemAvailable: 99999999999999999999 kB", "0:"] {
             assert_eq!(memory(&[("/proc/meminfo", content), ("/proc/self/cgroup", content)]), None);
         }

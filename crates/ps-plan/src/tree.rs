@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn sections_have_trees_of_their_own() {
+    fn each_section_has_its_own_tree() {
         let tree = Tree::new(5).with(Section::LastBatch, 4).with(Section::Validation, 7);
         let validation = tree.section(Section::Validation);
         assert_eq!((tree.leaves(), tree.all_leaves(), validation.len()), (5, 16, 7));

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_ends_where_it_crosses_an_edge_and_begins_again_where_it_comes_back() {
+    fn a_line_is_clipped_at_the_edges_of_the_plot() {
         let points = [(0.0, 5.0), (2.0, 5.0), (4.0, 15.0), (6.0, 15.0), (8.0, 5.0), (9.0, 5.0)];
         let pieces = [vec![(0.0, 5.0), (2.0, 5.0), (3.0, 10.0)], vec![(7.0, 10.0), (8.0, 5.0), (9.0, 5.0)]];
         assert_eq!(clipped(&points), pieces);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_within_stays_as_it_is() {
+    fn points_inside_the_plot_are_unchanged() {
         let points = [(0.1, 0.2), (3.3, 9.9), (7.7, 0.1), (10.0, 10.0)];
         assert_eq!(clipped(&points), [points.to_vec()]);
         assert_eq!(clipped(&[(1.0, 1.0)]), [[(1.0, 1.0)]]);

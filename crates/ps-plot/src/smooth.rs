@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_falls_at_once_and_then_stays_is_followed_within_a_factor() {
+    fn an_initial_drop_of_the_loss_is_smoothed_within_a_factor() {
         // The shape of most runs: the loss falls mainly in the first percent of the steps.
         let of = |step: u32, noise: f64| (0.01 + 2.3 * (-f64::from(step) / 4.0).exp()) * (0.8 * noise).exp();
         let truth = logarithms((0..1000).map(|step| of(step, 0.0)));

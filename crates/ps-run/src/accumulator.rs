@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_after_any_step_continues_with_the_same_lines() {
+    fn a_run_resumed_after_any_step_writes_the_same_lines() {
         let now = Instant::now();
         // In a long run, late steps do not all have a line.
         let long = BatchPlan::new(1, 20_000, 10, 5, 1, Some(1040));
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn going_back_drops_what_later_steps_said_but_not_the_time_that_they_took() {
+    fn going_back_discards_later_lines_but_keeps_their_time() {
         let begun = Instant::now();
         let plan = plan(11, 20);
         let mut accumulator = fresh(plan, begun);

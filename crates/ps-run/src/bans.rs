@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_what_became_of_the_weights_and_whether_the_ban_is_enforced() {
+    fn a_ban_line_describes_the_weights_and_the_enforcement() {
         let shared = ban().line();
         assert!(shared.contains("step 9 was made without it"), "{shared}");
         assert!(

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_says_since_when_the_rate_is_too_large_or_how_well_the_prediction_holds() {
+    fn the_diagnosis_names_the_step_or_the_quality_of_the_prediction() {
         let verdict = |decreases: &[f64]| Diagnosis::of(&probes(decreases)).unwrap().verdict;
         let rising = verdict(&[0.01, 0.012, -0.03, -0.01, 0.001, -0.05]);
         assert!(rising.starts_with(

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn every_width_from_forty_on_holds_its_lines() {
+    fn lines_fit_every_width_from_forty_columns() {
         let left = Some(Duration::from_secs(3700));
         for width in 40..160 {
             let regression = Measures { accuracy: None, r_squared: Some(0.91), ..measures(1234.5, 0.0) };

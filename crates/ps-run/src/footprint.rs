@@ -79,7 +79,7 @@ mod tests {
     use ps_host::Bound;
 
     #[test]
-    fn what_does_not_fit_is_refused_with_what_it_needs_and_what_there_is() {
+    fn a_run_that_does_not_fit_into_memory_is_refused_with_both_sizes() {
         let memory = |bytes| Some(Memory { bytes, bound: Bound::Available });
         let holder = Footprint::of_holder(1 << 28, 1);
         assert_eq!(holder.total(), 9 << 30);

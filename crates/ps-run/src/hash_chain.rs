@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chain_continues_from_the_lines_that_are_there() {
+    fn a_hash_chain_continues_from_existing_lines() {
         let mut whole = HashChain::new(10, &[]);
         let lines = [1, 2].map(|step| Line::Hash(whole.push(step, &[step as f32])));
         assert_eq!(HashChain::new(10, &lines).push(3, &[0.5]), whole.push(3, &[0.5]));

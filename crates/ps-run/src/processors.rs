@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_read_and_told_in_their_shortest_form() {
+    fn processor_lists_are_parsed_and_formatted_in_shortest_form() {
         for (given, told) in [("0", "0"), ("3,1,2,8", "1-3,8"), ("0-1, 4-4,5", "0-1,4-5"), ("7,7", "7")] {
             assert_eq!(given.parse::<Processors>().map(|list| list.to_string()), Ok(told.into()));
         }
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_that_is_not_ours_is_objected_to() {
+    fn a_processor_that_is_not_available_is_rejected() {
         let far: Processors = "65535".parse().unwrap_or_else(|why| panic!("{why}"));
         assert!(far.reason_unusable().is_some());
         assert_eq!(Processors::ours().reason_unusable(), None);

@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_about_to_go_back_does_so_when_it_is_resumed() {
+    fn an_interrupted_rollback_is_completed_on_resume() {
         let place = tempfile::tempdir().unwrap();
         let (job, out) = (job(place.path()), place.path().join("out"));
         let options = CheckpointArgs {

@@ -291,7 +291,7 @@ initial = 0.1
     }
 
     #[test]
-    fn other_data_and_other_numerics_are_named_and_other_places_are_not() {
+    fn differing_data_and_numerics_are_reported_but_not_differing_paths() {
         let same = run(&[]);
         let plan = same.plan(900, 100);
         let ours = Timeline::of(same.clone(), &plan).unwrap();
@@ -315,7 +315,7 @@ initial = 0.1
     }
 
     #[test]
-    fn the_length_may_change_where_no_step_made_would_have_been_another() {
+    fn the_length_may_change_if_no_completed_step_is_affected() {
         let longer = ["train.epochs=8"];
         let schedules: [&[&str]; 6] = [
             &[],
@@ -336,7 +336,7 @@ initial = 0.1
     }
 
     #[test]
-    fn a_run_is_not_cut_below_what_it_has_made() {
+    fn a_run_cannot_be_shortened_below_its_completed_steps() {
         refused(
             &[],
             21,
@@ -347,7 +347,7 @@ initial = 0.1
     }
 
     #[test]
-    fn what_goes_by_the_length_of_the_run_is_refused_from_the_step_where_it_matters() {
+    fn length_dependent_settings_are_refused_from_the_first_affected_step() {
         let cosine = ["learning_rate.schedule=cosine"];
         let longer = ["learning_rate.schedule=cosine", "train.epochs=8"];
         // The first step has the initial rate under both schedules.

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_works_off_its_jobs_in_turn() {
+    fn a_thread_processes_its_jobs_in_order() {
         let mut hosts = Hosts::default();
         let host = hosts.add_host(2, 1.0);
         let thread = hosts.add_thread(host);

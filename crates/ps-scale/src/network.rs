@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_wait_for_the_senders_way_out() {
+    fn messages_wait_for_the_senders_outgoing_link() {
         let mut network = network(3);
         let first = network.send(0.0, 0, transfer(1)).unwrap();
         assert!(network.send(0.0, 0, transfer(1)).is_none());
@@ -146,21 +146,21 @@ mod tests {
     }
 
     #[test]
-    fn messages_wait_for_the_receivers_way_in() {
+    fn messages_wait_for_the_receivers_incoming_link() {
         let mut network = network(3);
         let [first, second] = [0, 1].map(|from| network.send(0.0, from, transfer(2)).unwrap().there_at);
         assert_eq!([first, second], [2.5, 4.5]);
     }
 
     #[test]
-    fn messages_to_different_receivers_share_the_way_out() {
+    fn messages_to_different_receivers_share_the_outgoing_link() {
         let mut network = network(3);
         let [first, second] = [1, 2].map(|to| network.send(0.0, 0, transfer(to)).unwrap().there_at);
         assert_eq!([first, second], [2.5, 4.5]);
     }
 
     #[test]
-    fn of_many_who_send_to_one_some_are_slower() {
+    fn senders_to_one_receiver_have_uneven_rates() {
         let rates: Vec<f64> = (0..8).map(|number| priority(number, 0.6)).collect();
         let mean = rates.iter().sum::<f64>() / 8.0;
         assert!((0.9..1.1).contains(&mean), "{rates:?}");

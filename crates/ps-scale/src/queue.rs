@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_due_first_comes_first() {
+    fn events_are_ordered_by_time() {
         let mut queue = EventQueue::default();
         for (at, event) in [(2.0, 'c'), (1.0, 'a'), (2.0, 'd'), (1.5, 'b')] {
             queue.put(at, event);

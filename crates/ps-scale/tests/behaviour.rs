@@ -88,7 +88,7 @@ fn on_one_host_a_gradient_is_received_once_it_is_sent() {
 }
 
 #[test]
-fn what_is_final_early_travels_while_the_rest_is_computed() {
+fn chunks_that_are_final_early_are_sent_during_the_computation() {
     let link = Link { bandwidth: f64::INFINITY, latency: 0.0, unevenness: 0.0 };
     let cluster = Cluster { link, ..cluster(1) };
     let half = 4 * MB as usize / 4;
@@ -119,7 +119,7 @@ fn workers_share_what_is_to_be_computed() {
 }
 
 #[test]
-fn twice_the_bandwidth_halves_a_round_that_is_bound_by_it() {
+fn doubling_the_bandwidth_halves_a_bandwidth_bound_round() {
     let seconds = |factor| {
         let link = Link { bandwidth: factor * BANDWIDTH, latency: 0.0, unevenness: 0.0 };
         step_seconds(&Cluster { link, ..cluster(8) }, &Costs::nothing())
@@ -132,7 +132,7 @@ fn twice_the_bandwidth_halves_a_round_that_is_bound_by_it() {
 }
 
 #[test]
-fn halves_for_weights_lighten_only_the_way_back() {
+fn half_precision_weights_reduce_only_the_downlink() {
     let one_chunk = Cluster { parts: vec![vec![8 * MB]], weight_share: 0.5, ..cluster(1) };
     check(step_seconds(&one_chunk, &Costs::nothing()), 1.5 * 8e6 / BANDWIDTH);
 }
@@ -157,7 +157,7 @@ fn more_shards_never_slow_a_round_down_that_is_bound_by_the_server() {
 }
 
 #[test]
-fn shards_beside_workers_move_as_many_bytes_as_a_ring() {
+fn colocated_shards_transfer_as_many_bytes_as_a_ring() {
     // Each worker sends 7 of 8 shards and then receives as many. Sending and receiving overlap except for one
     // shard.
     let seconds = step_seconds(&sharded(8, WeightHolders::Workers), &Costs::nothing());
@@ -247,7 +247,7 @@ fn the_same_seed_gives_the_same_figures() {
 }
 
 #[test]
-fn a_thousand_workers_are_simulated_whoever_keeps_the_weights() {
+fn a_thousand_workers_are_simulated_with_either_weight_holder() {
     for holders in [WeightHolders::Servers, WeightHolders::Workers] {
         let seconds = step_seconds(&sharded(1000, holders), &everything());
         assert!(seconds.is_finite() && seconds > 0.0);
@@ -267,7 +267,7 @@ fn workers_beyond_the_leaves_do_not_pay() {
 }
 
 #[test]
-fn workers_stop_paying_where_the_servers_link_is_full() {
+fn workers_stop_paying_once_the_servers_link_is_saturated() {
     let sweep = Sweep::new(&[1, 64], cluster, &only_compute());
     // Computation takes 64 ms, and the link 8 ms for each worker.
     let (workers, bound) = sweep.stops_paying.expect("the link is full long before");
@@ -296,7 +296,7 @@ fn figures_that_are_written_can_be_read() {
 }
 
 #[test]
-fn what_was_not_measured_lies_between_what_was() {
+fn unmeasured_costs_are_interpolated() {
     let costs = Costs { compute: vec![(2, 2.0), (4, 3.0)], extra_node: 0.5, ..Costs::nothing() };
     let seconds = [0, 1, 2, 3, 4, 8].map(|leaves| costs.compute_seconds(leaves, 1));
     assert_eq!(seconds, [0.0, 2.0, 2.0, 2.5, 3.0, 6.0]);
@@ -304,7 +304,7 @@ fn what_was_not_measured_lies_between_what_was() {
 }
 
 #[test]
-fn of_several_measurements_the_middle_one_counts() {
+fn the_median_of_several_measurements_is_used() {
     let measured =
         [3.0, 1.0, 20.0].map(|value| Costs { compute: vec![(1, value)], message: value, ..Costs::nothing() });
     let median = Costs::medians(&measured);

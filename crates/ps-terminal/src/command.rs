@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_reads_back_the_same_words() {
+    fn quoted_arguments_survive_a_shell() {
         let words =
             ["downhill", "train", "my run's.toml", "--set", "data.train=csv:a b.csv", "--set", "x=$HOME", ""];
         let line = command_of(&words, &["--out", "runs/my run-1"]);

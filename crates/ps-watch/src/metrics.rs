@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_in_the_docs_lists_what_is_told() {
+    fn the_table_in_the_docs_lists_every_metric() {
         let pages =
             [Source::Server(full_run_state()), Source::Worker(Arc::default())].map(|source| source.page());
         let table = table(&pages);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_tells_what_is_on_the_board() {
+    fn a_metrics_page_shows_the_run_state() {
         let page = Source::Server(full_run_state()).page();
         for line in [
             "downhill_steps_total 3.0",

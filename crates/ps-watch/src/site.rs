@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_takes_nothing_is_cut_off() {
+    fn a_client_that_does_not_read_is_disconnected() {
         let site = open(Bounds { stall_timeout: SOON, ..bounds() });
         let mut socket = send(&site, "GET /endless HTTP/1.1\r\n\r\n");
         socket.read_exact(&mut [0]).unwrap();

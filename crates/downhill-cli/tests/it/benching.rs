@@ -18,7 +18,7 @@ fn figures(arguments: &str) -> Vec<Value> {
 }
 
 #[test]
-fn every_line_is_a_figure_with_a_name_of_its_own() {
+fn every_line_is_a_figure_with_a_unique_name() {
     let figures = figures(
         "--quick --json --only peak,kernel/forward/128x784x10,fold-update,wire,round/10kB,round/beside-tcp/10kB,\
          step/784-10/b64,cost/message,\
@@ -59,7 +59,7 @@ fn every_line_is_a_figure_with_a_name_of_its_own() {
 }
 
 #[test]
-fn a_name_that_no_figure_has_is_a_mistake() {
+fn a_name_that_matches_no_figure_is_an_error() {
     for (only, told) in
         [("pace", "peak, kernel"), ("round/7kB", "no measurement has a name that starts with this")]
     {

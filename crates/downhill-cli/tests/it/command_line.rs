@@ -24,11 +24,11 @@ initial = 0.05
 "#;
 
 /// A temporary folder with the run file, in which the binary is run.
-struct Place(tempfile::TempDir);
+struct TestDir(tempfile::TempDir);
 
-impl Place {
+impl TestDir {
     fn new() -> Self {
-        let place = Place(tempfile::tempdir().unwrap());
+        let place = TestDir(tempfile::tempdir().unwrap());
         fs::write(place.path("tiny.toml"), RUN).unwrap();
         place
     }
@@ -81,7 +81,7 @@ fn json(path: &Path) -> serde_json::Value {
 
 #[test]
 fn threads_workers_and_the_reference_give_the_same_bits() {
-    let place = Place::new();
+    let place = TestDir::new();
     let wanted = hash(&place.succeed("train tiny.toml --reference"));
     for flags in ["", "--threads 1", "--threads 3", "--workers 2", "--workers 3 --threads 1", "--workers 11"]
     {
@@ -92,7 +92,7 @@ fn threads_workers_and_the_reference_give_the_same_bits() {
 
 #[test]
 fn every_kind_of_model_gives_the_same_bits_with_any_number_of_workers() {
-    let place = Place::new();
+    let place = TestDir::new();
     let mut csv = String::from("a,b,c,class,count,value\n");
     for i in 0..90_u32 {
         let (a, b, c) = (i * 7 % 11, i * 5 % 13, i * i % 17);
@@ -123,7 +123,7 @@ fn every_kind_of_model_gives_the_same_bits_with_any_number_of_workers() {
 
 #[test]
 fn a_run_leaves_its_run_file_metrics_weights_and_summary() {
-    let place = Place::new();
+    let place = TestDir::new();
     let stdout = place.succeed("train tiny.toml --out results/first");
     let folder = place.path("results/first");
     let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -156,7 +156,7 @@ fn a_run_leaves_its_run_file_metrics_weights_and_summary() {
 
 #[test]
 fn runs_without_a_folder_are_numbered() {
-    let place = Place::new();
+    let place = TestDir::new();
     place.succeed("train tiny.toml");
     place.succeed("train tiny.toml");
     assert!(
@@ -165,8 +165,8 @@ fn runs_without_a_folder_are_numbered() {
 }
 
 #[test]
-fn nothing_is_written_over() {
-    let place = Place::new();
+fn existing_results_are_not_overwritten() {
+    let place = TestDir::new();
     place.succeed("train tiny.toml --out results");
     let before = fs::read(place.path("results/summary.json")).unwrap();
     let error = place.fail("train tiny.toml --out results --set seed=9", 2);
@@ -180,8 +180,8 @@ fn nothing_is_written_over() {
 }
 
 #[test]
-fn wrong_usage_ends_with_2_and_failure_with_1() {
-    let place = Place::new();
+fn usage_errors_exit_with_2_and_failures_with_1() {
+    let place = TestDir::new();
     for (arguments, word) in [
         ("", "Usage"),
         ("train", "RUN.toml"),
@@ -212,7 +212,7 @@ fn wrong_usage_ends_with_2_and_failure_with_1() {
 
 #[test]
 fn divergence_names_step_and_rate_and_leaves_no_weights() {
-    let place = Place::new();
+    let place = TestDir::new();
     let error = place.fail("train tiny.toml --out results --set learning_rate.initial=1e30", 1);
     for word in ["diverged at step", "learning rate", "learning_rate.initial="] {
         assert!(error.contains(word), "{error}");
@@ -222,7 +222,7 @@ fn divergence_names_step_and_rate_and_leaves_no_weights() {
 
 #[test]
 fn evaluating_a_run_gives_the_figures_of_its_summary() {
-    let place = Place::new();
+    let place = TestDir::new();
     place.succeed("train tiny.toml --out results --set data.test=digits:50,seed=8");
     let summary = json(&place.path("results/summary.json"));
     let stdout = place.succeed("evaluate results");
@@ -238,7 +238,7 @@ fn evaluating_a_run_gives_the_figures_of_its_summary() {
 
 #[test]
 fn damaged_weights_are_refused() {
-    let place = Place::new();
+    let place = TestDir::new();
     place.succeed("train tiny.toml --out results");
     let path = place.path("results/weights.safetensors");
     let mut bytes = fs::read(&path).unwrap();
@@ -252,7 +252,7 @@ fn damaged_weights_are_refused() {
 
 #[test]
 fn predictions_are_csv_with_a_line_for_each_sample() {
-    let place = Place::new();
+    let place = TestDir::new();
     place.succeed("train tiny.toml --out results");
     let stdout = place.succeed("predict results --data digits:30,seed=2");
     let mut lines = stdout.lines();
@@ -268,8 +268,8 @@ fn predictions_are_csv_with_a_line_for_each_sample() {
 }
 
 #[test]
-fn a_reader_who_closes_the_pipe_is_no_failure() {
-    let place = Place::new();
+fn a_closed_output_pipe_is_not_an_error() {
+    let place = TestDir::new();
     place.succeed("train tiny.toml --out results");
     let mut child = place
         .command("predict results --data digits:3000")
@@ -285,7 +285,7 @@ fn a_reader_who_closes_the_pipe_is_no_failure() {
 
 #[test]
 fn progress_in_json_is_a_line_for_each_epoch() {
-    let place = Place::new();
+    let place = TestDir::new();
     let output = place.run("train tiny.toml --log-format json");
     let error = text(&output.stderr);
     let lines: Vec<serde_json::Value> =
@@ -295,8 +295,8 @@ fn progress_in_json_is_a_line_for_each_epoch() {
 }
 
 #[test]
-fn inspect_says_what_a_source_holds() {
-    let place = Place::new();
+fn inspect_describes_a_source() {
+    let place = TestDir::new();
     let stdout = place.succeed("data inspect digits:100");
     for word in ["samples", "100", "784", "28 x 28", "labels", "█"] {
         assert!(stdout.contains(word), "{word}: {stdout}");

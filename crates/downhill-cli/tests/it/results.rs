@@ -23,21 +23,21 @@ initial = 0.5
 "#;
 
 /// A temporary folder with a run file and its data.
-struct Place {
+struct TestDir {
     folder: PathBuf,
     _parent: tempfile::TempDir,
 }
 
-impl Place {
+impl TestDir {
     fn new() -> Self {
-        Place::called("place".as_ref())
+        TestDir::called("place".as_ref())
     }
 
     fn called(name: &std::ffi::OsStr) -> Self {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join(name);
         fs::create_dir(&folder).unwrap();
-        let place = Place { folder, _parent: parent };
+        let place = TestDir { folder, _parent: parent };
         place.write("run.toml", RUN).write("train.csv", &table(100)).write("validation.csv", &table(30));
         place
     }
@@ -92,7 +92,7 @@ fn summary(folder: &Path) -> Value {
 
 #[test]
 fn weights_that_are_restored_are_measured_on_the_whole_training_part() {
-    let place = Place::new();
+    let place = TestDir::new();
     // No validation improves on the first one by enough, so the run stops early, or goes back after its last
     // step.
     for (out, patience) in [("stopped", 2), ("restored", 50)] {
@@ -118,7 +118,7 @@ fn weights_that_are_restored_are_measured_on_the_whole_training_part() {
 
 #[test]
 fn answers_do_not_change_with_the_training_data() {
-    let place = Place::new();
+    let place = TestDir::new();
     place.succeed("train run.toml --out run --set data.validation=0.2");
     place.write("new.csv", "b,colour,a\n3,red,9\n18,blue,20\n");
     let commands = [
@@ -163,9 +163,9 @@ fn answers_do_not_change_with_the_training_data() {
 
 #[cfg(unix)]
 #[test]
-fn a_folder_whose_name_is_no_text_costs_no_run() {
+fn a_folder_whose_name_is_not_unicode_works() {
     use std::os::unix::ffi::OsStrExt;
-    let place = Place::called(std::ffi::OsStr::from_bytes(b"d\xff \x80"));
+    let place = TestDir::called(std::ffi::OsStr::from_bytes(b"d\xff \x80"));
     let [stdout, _] = place.succeed("train run.toml");
     let hash = stdout.lines().last().unwrap().to_string();
     let [evaluated, _] = place.succeed("evaluate runs/run-1");
@@ -197,8 +197,8 @@ fn a_folder_whose_name_is_no_text_costs_no_run() {
 }
 
 #[test]
-fn training_and_inspecting_say_how_many_categories_there_are() {
-    let place = Place::new();
+fn training_and_inspect_report_the_number_of_categories() {
+    let place = TestDir::new();
     let [_, stderr] = place.succeed("train run.toml");
     assert!(stderr.contains("categories by column: colour 3\n"), "{stderr}");
     let [_, stderr] = place.succeed("train run.toml --log-format json");
@@ -231,7 +231,7 @@ fn training_and_inspecting_say_how_many_categories_there_are() {
 
 #[test]
 fn evaluate_prints_a_table_of_classes_or_all_scores_as_json() {
-    let place = Place::new();
+    let place = TestDir::new();
     place.succeed("train run.toml --out run --set data.validation=0.2");
     let [table, _] = place.succeed("evaluate run");
     let lines: Vec<&str> = table.lines().collect();
@@ -251,7 +251,7 @@ fn evaluate_prints_a_table_of_classes_or_all_scores_as_json() {
 
 #[test]
 fn coefficients_are_printed_as_a_table_csv_or_json() {
-    let place = Place::new();
+    let place = TestDir::new();
     place.succeed("train run.toml --out run");
     let [table, _] = place.succeed("coefficients run");
     let [csv, _] = place.succeed("coefficients run --format csv");

@@ -40,11 +40,11 @@ const FIGURES: &str = r#"
 {"name": "cost/compute/784-12-10/leaf4/t1/extra-node", "value": 20, "unit": "us"}
 "#;
 
-struct Place(tempfile::TempDir);
+struct TestDir(tempfile::TempDir);
 
-impl Place {
+impl TestDir {
     fn new() -> Self {
-        let place = Place(tempfile::tempdir().unwrap());
+        let place = TestDir(tempfile::tempdir().unwrap());
         fs::write(place.0.path().join("tiny.toml"), RUN).unwrap();
         fs::write(place.0.path().join("figures.jsonl"), FIGURES).unwrap();
         place
@@ -83,8 +83,8 @@ impl Place {
 }
 
 #[test]
-fn a_table_has_a_line_for_each_number_and_says_where_more_stop_paying() {
-    let text = Place::new().succeed("--workers 1,4,200");
+fn a_table_has_a_row_per_worker_count_and_marks_diminishing_returns() {
+    let text = TestDir::new().succeed("--workers 1,4,200");
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 5, "{text}");
     let workers: Vec<&str> = lines[1..4].iter().map(|line| line.split_whitespace().next().unwrap()).collect();
@@ -97,7 +97,7 @@ fn a_table_has_a_line_for_each_number_and_says_where_more_stop_paying() {
 
 #[test]
 fn the_same_figures_give_the_same_prediction_whatever_the_machine() {
-    let place = Place::new();
+    let place = TestDir::new();
     let flags = "--workers 1,8,32 --shards colocated --stragglers 0.1:2";
     assert_eq!(place.succeed(flags), place.succeed(flags));
     let rows = place.rows("--workers 1,8");
@@ -111,7 +111,7 @@ fn the_same_figures_give_the_same_prediction_whatever_the_machine() {
 
 #[test]
 fn flags_change_what_is_simulated() {
-    let place = Place::new();
+    let place = TestDir::new();
     let usual = place.steps_per_second("--workers 8");
     assert!(place.steps_per_second("--workers 8 --bandwidth 10Mbit") < 0.5 * usual);
     assert!(place.steps_per_second("--workers 8 --latency 200ms") < 0.2 * usual);
@@ -123,15 +123,15 @@ fn flags_change_what_is_simulated() {
 
 #[test]
 fn figures_that_were_used_can_be_saved_and_used_again() {
-    let place = Place::new();
+    let place = TestDir::new();
     let first = place.succeed("--workers 3 --save saved.jsonl");
     fs::rename(place.0.path().join("saved.jsonl"), place.0.path().join("figures.jsonl")).unwrap();
     assert_eq!(place.succeed("--workers 3"), first);
 }
 
 #[test]
-fn what_the_bench_measures_is_all_that_is_needed() {
-    let place = Place::new();
+fn the_bench_measures_every_figure_the_simulation_needs() {
+    let place = TestDir::new();
     let mut bench = Command::new(env!("CARGO_BIN_EXE_downhill"));
     bench.args(["bench", "--quick", "--json", "--only", "cost", "--run", "tiny.toml"]);
     let output = bench.current_dir(place.0.path()).output().unwrap();
@@ -143,8 +143,8 @@ fn what_the_bench_measures_is_all_that_is_needed() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_a_reason() {
-    let place = Place::new();
+fn invalid_arguments_are_refused_with_a_reason() {
+    let place = TestDir::new();
     for (flags, reason) in [
         ("--workers 0", "1..=1024"),
         ("--workers x", "invalid digit"),

@@ -83,7 +83,7 @@ fn numbers_are_values_or_classes_as_the_model_asks() {
 }
 
 #[test]
-fn arrays_that_do_not_fit_are_refused_with_their_place() {
+fn arrays_that_do_not_fit_are_refused_with_their_location() {
     let error = Dataset::from_arrays(array![[1.0_f32], [2.0]], [1.0_f64]).unwrap_err();
     assert_eq!(
         (error.kind(), error.to_string()),

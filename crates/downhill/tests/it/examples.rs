@@ -37,7 +37,7 @@ fn a_model_of_arrays_predicts_what_it_learned() {
 }
 
 #[test]
-fn a_run_file_is_trained_for_as_many_epochs_as_asked() {
+fn a_run_file_is_trained_for_the_requested_number_of_epochs() {
     let file = repository().join("examples/digits.toml");
     let text = output(example("run_file").arg(file).arg("1"));
     assert!(text.starts_with("trained ") && text.contains("\nweights sha256 "), "{text}");

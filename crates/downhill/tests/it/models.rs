@@ -50,7 +50,7 @@ fn a_model_needs_nothing_but_its_file() {
 }
 
 #[test]
-fn a_file_that_is_no_model_is_refused() {
+fn a_file_that_is_not_a_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.safetensors");
     std::fs::write(&file, "nothing").unwrap();

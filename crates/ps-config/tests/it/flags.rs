@@ -34,14 +34,14 @@ fn the_groups_fit_together() {
 }
 
 #[test]
-fn data_lies_beside_the_run_file_unless_said_otherwise() {
+fn data_paths_are_relative_to_the_run_file_by_default() {
     let all = parse("runs/a.toml").unwrap();
     assert_eq!(all.data.root(all.run.folder()), Path::new("runs"));
     assert_eq!(parse("a.toml").unwrap().run.folder(), Path::new("."));
 }
 
 #[test]
-fn a_level_that_makes_no_sense_is_refused() {
+fn an_invalid_log_level_is_refused() {
     assert!(parse("a.toml --log info,ps_server=debug").is_ok());
     let error = parse("a.toml --log ps_server=loud").unwrap_err();
     assert!(error.contains("use error, warn, info, debug or trace"), "{error}");

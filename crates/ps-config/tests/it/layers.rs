@@ -34,7 +34,7 @@ fn tables_below_the_model_are_the_same_list() {
 }
 
 #[test]
-fn lists_that_make_no_sense_are_refused_with_the_layer_and_the_reason() {
+fn invalid_layer_lists_are_refused_with_the_layer_and_the_reason() {
     let refused = |layers: &str, more: &str, expected: &str| match with(layers, more) {
         Ok(run) => panic!("accepted, expected: {expected}\n{}", run.to_toml()),
         Err(error) => assert_eq!(error.to_string(), format!("run.toml:{expected}")),

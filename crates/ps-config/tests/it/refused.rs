@@ -369,7 +369,7 @@ fn missing_keys_are_named_with_an_example() {
 }
 
 #[test]
-fn what_is_no_toml_is_refused_with_its_line() {
+fn invalid_toml_is_refused_with_its_line() {
     line("seed = 7", "seed 7", "run.toml:1: not valid TOML: key with no value, expected `=`");
     line(
         "seed = 7",
@@ -388,7 +388,7 @@ fn rates(new: &str, expected: &str) {
 }
 
 #[test]
-fn schedules_that_are_at_odds_are_refused() {
+fn conflicting_schedule_keys_are_refused() {
     let rate = "initial = 0.05";
     let then = |keys: &str| format!("{rate}\n[[learning_rate.then]]\n{keys}");
     rates(
@@ -429,7 +429,7 @@ fn schedules_that_are_at_odds_are_refused() {
 }
 
 #[test]
-fn what_watches_a_loss_needs_one_that_can_be_watched() {
+fn policies_that_need_a_validation_loss_require_validation_data() {
     let no_validation = |new: &str, expected: &str| {
         let text = GOOD.replace("validation = 0.1\n", "");
         refused(parse(&text.replace("schedule = \"cosine\"\n", new)), expected);
@@ -624,7 +624,7 @@ fn a_batch_larger_than_the_data_is_refused() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn a_missing_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("none.toml");
     let error = RunConfig::load(&path, &[]).unwrap_err().to_string();
@@ -636,7 +636,7 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_run_file_must_be_a_regular_file_of_a_size_that_people_write() {
+fn a_run_file_must_be_a_small_regular_file() {
     let folder = tempfile::tempdir().unwrap();
     let refusal = |path: &std::path::Path| RunConfig::load(path, &[]).unwrap_err().to_string();
     assert!(refusal(folder.path()).contains("this is a directory"));

@@ -112,7 +112,7 @@ fn the_resolved_run_file_reads_back_as_the_same_run() {
 }
 
 #[test]
-fn the_fingerprint_changes_with_the_numbers_and_not_with_places() {
+fn the_fingerprint_depends_on_numbers_and_not_on_paths() {
     let base = parse(GOOD).unwrap().fingerprint();
     assert_eq!(base.len(), 64);
     for same in [
@@ -248,7 +248,7 @@ fn differences_name_the_keys_with_both_values() {
 }
 
 #[test]
-fn what_goes_by_the_length_of_the_run_is_named() {
+fn settings_that_depend_on_the_run_length_are_named() {
     let told = |sets: &[&str]| with(sets).unwrap().rate_depends_on_length();
     let cosine = r#"learning_rate.schedule = "cosine" spans the whole run"#;
     assert_eq!(told(&[]), [cosine]);

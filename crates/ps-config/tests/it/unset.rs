@@ -39,7 +39,7 @@ fn refused(sets: &[&str], expected: &str) {
 }
 
 #[test]
-fn an_unset_key_is_as_if_the_run_file_did_not_have_it() {
+fn an_unset_key_behaves_like_an_absent_key() {
     same_as_without(&["train.batch="], "batch = 64\n");
     same_as_without(&["data.test="], "test = \"digits:100\"\n");
     same_as_without(&[" data.label = "], "label = \"class\"\n");
@@ -52,7 +52,7 @@ fn a_key_that_is_not_set_can_be_unset() {
 }
 
 #[test]
-fn of_several_flags_the_last_counts() {
+fn the_last_of_several_flags_wins() {
     same_as_without(&["train.batch=128", "train.batch="], "batch = 64\n");
     assert_eq!(with(&["train.batch=", "train.batch=64"]).unwrap(), with(&[]).unwrap());
 }

@@ -127,7 +127,7 @@ fn after_a_recovery_the_limit_is_that_of_the_weights_that_are_restored() {
 }
 
 #[test]
-fn losses_that_fall_below_0_are_no_explosion() {
+fn negative_losses_are_not_an_explosion() {
     for rise in [1.001, 1.2, 1.5, 2.0, 3.0] {
         for every in [1, 100] {
             let mut control = guarded(Guard { rise, every, ..GUARD });

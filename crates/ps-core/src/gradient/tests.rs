@@ -124,7 +124,7 @@ fn evaluation_and_prediction_agree_with_the_plain_forward_pass() {
 }
 
 #[test]
-fn a_batch_that_is_looked_at_again_is_dropped_from_as_in_its_step_and_validation_not_at_all() {
+fn dropout_is_repeated_for_a_probed_batch_and_off_for_validation() {
     let samples = table(90, 20, 5);
     let layers = [LayerSpec::Dense { units: 30 }, LayerSpec::Dropout { rate: 0.5 }];
     let model = Model::of_layers(20, &layers, Head::Softmax, 5);
@@ -155,7 +155,7 @@ fn a_batch_that_is_looked_at_again_is_dropped_from_as_in_its_step_and_validation
 }
 
 #[test]
-fn steps_in_place_have_the_bits_of_gradients_and_updates_apart() {
+fn in_place_steps_have_the_bits_of_separate_gradients_and_updates() {
     use crate::optim::{OptimizerParams, Sgd};
     use crate::reference;
     use crate::schedule::LearningRate;
@@ -265,8 +265,7 @@ fn slow_case() -> (Table, Model, BatchPlan, Vec<f32>) {
 }
 
 #[test]
-fn a_forward_pass_starts_with_the_layers_that_are_there_and_the_last_gradients_leave_before_the_first_is_computed()
- {
+fn a_forward_pass_starts_before_all_weights_arrive_and_sends_gradients_early() {
     let (samples, model, plan, weights) = slow_case();
     assert!(model.parameters() > SMALL_MODEL);
     for (kernel, threads) in Kernel::available().into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 3)]) {
@@ -297,7 +296,7 @@ fn a_forward_pass_starts_with_the_layers_that_are_there_and_the_last_gradients_l
 }
 
 #[test]
-fn weights_that_do_not_come_end_a_computation_before_anything_leaves() {
+fn missing_weights_end_a_computation_before_anything_is_sent() {
     let (samples, model, plan, weights) = slow_case();
     let mut gradients = Gradients::new(model.clone(), plan, Kernel::detect());
     let mut slow = Slow { come: 1, ..Slow::new(&model, &weights) };
@@ -306,7 +305,7 @@ fn weights_that_do_not_come_end_a_computation_before_anything_leaves() {
 }
 
 #[test]
-fn a_small_model_flows_as_a_whole() {
+fn a_small_model_is_passed_to_the_flow_as_a_whole() {
     let samples = table(400, 20, 10);
     let model = Model::new(20, &[16], Activation::Relu, Head::Softmax, 10);
     let plan = BatchPlan::new(3, samples.len(), 400, 16, 1, None);

@@ -84,7 +84,7 @@ fn only_regular_files_are_read() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_does_not_fit_into_memory_is_refused_with_what_there_is() {
+fn data_that_does_not_fit_into_memory_is_refused_with_the_available_size() {
     let folder = Folder::new();
     std::fs::File::create(folder.path().join("file")).unwrap().set_len(1 << 42).unwrap();
     for source in ["csv:file", "libsvm:file"] {
@@ -101,7 +101,7 @@ fn what_does_not_fit_into_memory_is_refused_with_what_there_is() {
 }
 
 #[test]
-fn standard_input_is_named_by_those_who_can_read_it() {
+fn only_formats_that_read_standard_input_mention_it() {
     let folder = Folder::new();
     folder.write("labels", []);
     for source in ["idx:-", "idx:-,labels", "idx:images, -"] {
@@ -172,7 +172,7 @@ fn labels_must_fit_images_and_classes() {
 }
 
 #[test]
-fn csv_places_are_exact() {
+fn csv_errors_name_the_exact_location() {
     let folder = Folder::new();
     let refusal = |content: &str| folder.refuses("csv", content, Task::Regression);
     assert_eq!(refusal(""), "file: the file is empty");
@@ -216,7 +216,7 @@ fn csv_places_are_exact() {
 }
 
 #[test]
-fn other_csv_files_are_held_to_the_training_data() {
+fn other_csv_files_must_match_the_training_data() {
     let folder = Folder::new();
     folder.write("train", "colour,size,kind\nred,1,cat\nblue,2,dog\nred,3,cat\n");
     let config = |test: &str| {
@@ -262,7 +262,7 @@ fn other_csv_files_are_held_to_the_training_data() {
 }
 
 #[test]
-fn libsvm_places_are_exact() {
+fn libsvm_errors_name_the_exact_location() {
     let folder = Folder::new();
     let refusal = |content: &str| folder.refuses("libsvm", content, Task::Regression);
     assert_eq!(refusal(""), "file: the file contains no rows");
@@ -309,7 +309,7 @@ fn libsvm_places_are_exact() {
 }
 
 #[test]
-fn options_and_sources_that_make_no_sense_are_usage_errors() {
+fn invalid_options_and_sources_are_usage_errors() {
     let folder = Folder::new();
     folder.write("table", "x,y\n1,2\n3,4\n");
     let table = || DataConfig::new("csv:table");
@@ -354,7 +354,7 @@ fn options_and_sources_that_make_no_sense_are_usage_errors() {
 /// Changes, removes or doubles every byte of a small valid file in turn. Reading must end with data
 /// or an error.
 #[test]
-fn no_damage_makes_reading_panic() {
+fn damaged_input_never_panics() {
     let folder = Folder::new();
     let table = "\"a\",b,y\r\n1,x,0\n?,\"y\"\"z\",1\n3,x,2\n".as_bytes().to_vec();
     let sparse = b"-1 1:1 3:0.5 # c\n+1 2:1e3\n".to_vec();

@@ -240,7 +240,7 @@ fn drawings_are_balanced_and_a_longer_series_begins_like_a_shorter_one() {
 }
 
 #[test]
-fn progress_tells_of_every_byte() {
+fn progress_reports_every_byte() {
     #[derive(Default)]
     struct RecordedProgress(Mutex<Vec<(String, u64, u64)>>);
     impl ReadProgress for RecordedProgress {

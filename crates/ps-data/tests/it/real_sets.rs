@@ -14,7 +14,7 @@ fn csv(path: &str, label: Option<&str>) -> DataConfig {
 }
 
 #[test]
-fn mnist_is_held_as_bytes() {
+fn mnist_is_stored_as_bytes() {
     let Some(root) = shared() else { return };
     let config = DataConfig {
         test: Some("idx:mnist/t10k-images-idx3-ubyte.gz,mnist/t10k-labels-idx1-ubyte.gz".into()),

@@ -71,7 +71,7 @@ fn a_first_row_of_names_above_a_column_of_numbers_is_a_header() {
 }
 
 #[test]
-fn the_key_for_the_header_settles_it() {
+fn the_header_key_decides_whether_there_is_a_header() {
     let folder = Folder::new();
     folder.write("file", "setosa,5.1,3\nvirginica,6.3,4\n").write("years", "2019,2020\n1,2\n");
     let data = DataConfig { header: Some(false), ..DataConfig::new("csv:file") };
@@ -152,7 +152,7 @@ fn misplaced_quotes_are_refused_with_their_line() {
 }
 
 #[test]
-fn columns_that_are_mostly_numbers_are_refused_with_the_first_value_that_is_none() {
+fn mostly_numeric_columns_are_refused_with_the_first_non_number() {
     let folder = Folder::new();
     let mixed = |texts: usize, text: &str, numbers: usize| {
         column((0..texts).map(|_| text.to_string()).chain((0..numbers).map(|number| number.to_string())))
@@ -216,7 +216,7 @@ fn columns_whose_values_are_nearly_all_different_are_refused() {
 }
 
 #[test]
-fn declared_columns_are_what_is_declared() {
+fn declared_column_types_are_used() {
     let folder = Folder::new();
     let kinds = |kind| DataConfig { columns: columns([("x", kind)]), ..DataConfig::new("csv:file") };
     folder.write("file", "x,z,y\n7,1,0\n07,2,1\n7,3,2\n");
@@ -268,7 +268,7 @@ fn declared_columns_are_what_is_declared() {
 }
 
 #[test]
-fn markers_of_missing_values_are_those_of_pandas_or_those_listed() {
+fn missing_value_markers_default_to_those_of_pandas() {
     let folder = Folder::new();
     let config = |listed: Option<&[&str]>| DataConfig {
         missing: Missing::Mean,
@@ -305,7 +305,7 @@ fn markers_of_missing_values_are_those_of_pandas_or_those_listed() {
 }
 
 #[test]
-fn inspecting_says_what_training_makes_of_each_column() {
+fn inspect_shows_the_type_of_each_column_in_training() {
     let folder = Folder::new();
     let colours = ["red", "green", "blue"].into_iter().cycle();
     let rows = colours.zip(0..12).map(|(colour, row)| format!("{colour},{row},name {row},{},1\n", row % 2));

@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_run_shows_what_was_known_of_it() {
+    fn a_resumed_run_shows_its_last_known_state() {
         RunState::new(About::default(), &lines()).read(|snapshot| {
             assert_eq!(
                 (snapshot.epoch, snapshot.loss, snapshot.accuracy, snapshot.learning_rate),

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_round_keeps_the_work_that_something_came_of() {
+    fn a_round_keeps_only_work_that_contributed() {
         let mut rounds = Rounds::default();
         rounds.assign("a".into(), 3, "leaves 0 to 4".into(), 1.0);
         rounds.assign("b".into(), 3, "leaves 4 to 8".into(), 1.5);

@@ -34,7 +34,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 #[test]
-fn a_step_without_a_line_asks_for_no_memory() {
+fn a_step_without_a_metrics_line_allocates_nothing() {
     let job = job("train.epochs = 1000");
     let mut recorder = Recorder::new(&job, None, Style::Quiet).unwrap();
     let mut counted = 0;

@@ -203,7 +203,7 @@ fn make_three_steps(job: &Job, folder: &Path) {
 }
 
 #[test]
-fn an_observer_has_a_run_saved_and_sees_where_it_resumes() {
+fn an_observer_can_request_a_checkpoint_and_sees_the_resumed_step() {
     let place = tempfile::tempdir().unwrap();
     let (job, folder) = (job("train.epochs = 3"), place.path().join("out"));
     make_three_steps(&job, &folder);
@@ -229,7 +229,7 @@ fn an_observer_has_a_run_saved_and_sees_where_it_resumes() {
 }
 
 #[test]
-fn an_observer_hears_what_was_warned_of_before_it_was_added() {
+fn an_observer_receives_warnings_from_before_it_was_added() {
     let place = tempfile::tempdir().unwrap();
     let (job, folder) = (job("train.epochs = 3"), place.path().join("out"));
     make_three_steps(&job, &folder);

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_says_what_happens_and_how_the_run_ended() {
+    fn the_state_text_describes_progress_and_ending() {
         assert_eq!(words(|_| ()), "the first step has not begun yet");
         let starting = words(|snapshot| {
             (snapshot.activity, snapshot.waited) =
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_run_says_why_and_no_later_report_hides_it() {
+    fn a_failed_run_keeps_its_reason_despite_later_reports() {
         let run_state = RunState::new(About { steps: 9, ..About::default() }, &[]);
         run_state.begin();
         run_state.fail(&"step 3: the loss is not finite");

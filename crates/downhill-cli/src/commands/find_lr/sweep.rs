@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_curve_without_a_valley_proposes_nothing_and_says_why() {
+    fn a_curve_without_a_valley_yields_a_reason_instead_of_a_proposal() {
         let refused = |loss: &dyn Fn(f64) -> f64| swept(loss).proposal().unwrap_err();
         let at_once = refused(&|exponent| 2.3 * (20.0 * (exponent + 5.0)).exp());
         assert!(at_once.contains("explodes within") && at_once.contains("--from"), "{at_once}");
