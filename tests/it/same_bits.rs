@@ -142,6 +142,61 @@ fn killing_workers_at_random_moments_changes_no_bit() {
 }
 
 #[test]
+fn all_settings_of_columns_give_one_hash() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = Stream::new(2, Purpose::Probe, 1);
+    let mut table = String::from("# of no use\n");
+    for row in 0..200 {
+        let [a, b] = [random.unit(), random.unit()];
+        let when = format!("{}.{}.20{:02} {}:30", 1 + row % 28, 1 + row % 12, 10 + row % 7, row % 24);
+        let mut gap = |text: String| if random.below(9) == 0 { "-".into() } else { text };
+        let comma = |value: f32| value.to_string().replace('.', ",");
+        let (heavy, when) = (gap(comma(1.0 / (a + 0.001))), gap(when));
+        let city = gap(["u", "v", "w", "x", &row.to_string()][row % 5].into());
+        let size = if row % 10 == 3 { "-".into() } else { comma(3.0 * a - b) };
+        table += &format!("{row};{heavy};{};{city};{when};{size}\n", comma(b));
+    }
+    std::fs::write(folder.path().join("table.csv"), table).unwrap();
+    let text = r#"
+seed = 3
+[data]
+train = "csv:table.csv"
+rows = "0..170"
+test = "csv:table.csv"
+test_rows = "170.."
+validation = 0.1
+names = ["id", "heavy", "plain", "city", "when", "size"]
+decimal = ","
+missing_values = ["-"]
+skip_missing_target = true
+drop = ["id"]
+standardize = true
+[data.columns]
+heavy = { clip = [0.05, 0.95], fill = "median" }
+plain = { kind = "number", scale = "min-max" }
+city = { min_count = 3, fill = "most-frequent", scale = "none" }
+when = { format = "%d.%m.%Y %H:%M", parts = ["weekday", "hour", "days"], fill = 0.5 }
+[model]
+kind = "linear"
+[train]
+epochs = 3
+batch = 50
+leaf = 7
+[learning_rate]
+initial = 0.02
+"#;
+    let file = folder.path().join("run.toml");
+    std::fs::write(&file, text).unwrap();
+    let case = Case::new(file.to_str().unwrap(), &[]);
+    let wanted = case.hash("train", &["--reference"]);
+    assert_eq!(case.hash("train", &["--threads", "3", "--workers", "2"]), wanted);
+    assert_eq!(case.hash("launch", &["--workers", "2", "--shards", "2"]), wanted);
+    // The settings matter, and the processes compare them.
+    let other = Case::new(&case.file, &["data.columns.heavy={ clip = [0.05, 0.9], fill = 'median' }"]);
+    assert_ne!(other.hash("train", &[]), wanted);
+}
+
+#[test]
 fn every_kind_of_model_gives_one_hash() {
     let folder = tempfile::tempdir().unwrap();
     let mut random = Stream::new(1, Purpose::Probe, 1);

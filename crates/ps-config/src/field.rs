@@ -1,6 +1,7 @@
 //! Connects the keys of a table to fields of its settings: how they are read from a [`Document`] and written
 //! back.
 
+use crate::columns::columns;
 use crate::document::{Document, Entry, Value, similarity};
 use crate::error::{ConfigError, Location};
 use crate::key::{Accepts, Fallback, Key, Use};
@@ -151,6 +152,7 @@ fn expected(key: &Key, value: &Value) -> String {
             };
         }
         (Accepts::Layers, value) => return layers(value).err().unwrap_or_default(),
+        (Accepts::Columns, value) => return columns(value).err().unwrap_or_default(),
         (Accepts::Text | Accepts::ShareOrText | Accepts::TextOrInteger, Value::Text(_)) => {
             "; the string is empty".to_string()
         }
@@ -167,9 +169,7 @@ fn expected(key: &Key, value: &Value) -> String {
             "; the value rounds to 0 as a 32-bit float".to_string()
         }
         (_, Value::Other(what)) => format!("; the value is {what}"),
-        (_, Value::Table(_)) if !matches!(accepts, Accepts::Factors | Accepts::Columns) => {
-            "; the value is a table".to_string()
-        }
+        (_, Value::Table(_)) if !matches!(accepts, Accepts::Factors) => "; the value is a table".to_string(),
         _ => String::new(),
     };
     format!("expected {accepts}{note}")

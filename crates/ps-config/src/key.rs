@@ -52,7 +52,7 @@ pub enum Accepts {
     Rates,
     /// An inline table from parameter names to non-negative factors.
     Factors,
-    /// An inline table from column names to their kinds.
+    /// An inline table from column names to how they are used, see [`ps_data::ColumnConfig`].
     Columns,
     /// A list of strings; may be empty.
     Texts,
@@ -162,8 +162,7 @@ impl fmt::Display for Accepts {
             }
             Columns => write!(
                 f,
-                "a table of columns, each \"number\", \"category\" or \"ignore\", such as {{ id = \
-                 \"ignore\" }}"
+                "a table of columns, such as {{ id = \"ignore\", age = {{ kind = \"number\", fill = \"median\" }} }}"
             ),
             Texts => write!(f, "a list of strings, such as [\"NA\", \"-\"]"),
             Names => write!(f, "a list of columns, such as [\"id\", \"name\"]"),

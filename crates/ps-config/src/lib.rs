@@ -7,6 +7,7 @@
 //! type, range, default, help and the runs to which it applies. [`keys`] lists all of them.
 
 mod args;
+mod columns;
 mod difference;
 mod document;
 mod error;

@@ -1,5 +1,6 @@
 //! The run file's `[data]` table.
 
+use crate::column_config::ColumnConfig;
 use crate::dialect::{Decimal, RowRange, Separator};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -55,9 +56,9 @@ pub struct DataConfig {
     /// The only columns that are used, besides the label.
     #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
     pub only: Option<Vec<String>>,
-    /// Types of CSV columns, by name. The types of other columns are inferred from the training source.
+    /// How CSV columns are used, by name. The types of other columns are inferred from the training source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub columns: BTreeMap<String, ColumnKind>,
+    pub columns: BTreeMap<String, ColumnConfig>,
     /// Strings that mark a CSV cell as missing, in addition to the empty string. The default is
     /// [`USUAL_MARKERS`](crate::USUAL_MARKERS) and NaN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,18 +79,6 @@ pub enum Validation {
     Share(f64),
     /// A separate source.
     Source(String),
-}
-
-/// The type of a CSV column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ColumnKind {
-    /// Each cell is a number. The column is one feature.
-    Number,
-    /// Each distinct string in the training source, including numbers, becomes a feature of 0 or 1.
-    Category,
-    /// The column is not a feature. Other sources need not have it.
-    Ignore,
 }
 
 /// How a missing CSV cell is handled.

@@ -1,5 +1,6 @@
 //! Samples in memory, as they were read.
 
+use crate::date::DatePart;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -67,15 +68,46 @@ pub struct Image {
 }
 
 /// A column of a source, other than the label, and the features that it becomes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Column {
     /// The name of the column in a CSV file, `feature 7` in a LIBSVM file, `pixel 3,5` in an image.
     pub name: String,
-    /// The categories of a categorical column, each of which becomes a feature of 1 or 0; empty for
-    /// a numeric column.
-    pub categories: Vec<String>,
-    /// Indices of the column's features: one for a numeric column, otherwise one per category.
+    /// What the column holds.
+    pub content: ColumnContent,
+    /// Indices of the column's features.
     pub features: Range<usize>,
+}
+
+/// The type of a column.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ColumnContent {
+    /// Numbers, each of which is a feature.
+    Number {
+        /// The bounds that replace numbers below or above them, before missing cells are filled.
+        clip: Option<[f32; 2]>,
+    },
+    /// Strings. Each category becomes a feature of 1 or 0.
+    Category {
+        /// The categories, in byte order.
+        names: Vec<String>,
+        /// Whether there is one more feature, for strings that are no category.
+        has_other: bool,
+    },
+    /// Dates. Each part becomes a feature.
+    Date {
+        /// The parts.
+        parts: Vec<DatePart>,
+    },
+}
+
+impl Column {
+    /// The names of the categories; empty if the column is not categorical.
+    pub fn categories(&self) -> &[String] {
+        match &self.content {
+            ColumnContent::Category { names, .. } => names,
+            ColumnContent::Number { .. } | ColumnContent::Date { .. } => &[],
+        }
+    }
 }
 
 /// A source in memory, encoded but not yet standardised.

@@ -1,13 +1,13 @@
 //! What the training data determines about other data, as a value that model files contain.
 
 use crate::arrays::Arrays;
-use crate::config::Missing;
 use crate::dataset::{Column, Image, Task};
 use crate::encoding::labels::Classes;
 use crate::encoding::{Encoding, Form};
 use crate::error::DataError;
 use crate::format::Source;
-use crate::load::{NO_ARRAYS, fill_missing};
+use crate::load::NO_ARRAYS;
+use crate::preparation::fill_missing;
 use crate::progress::{ReadContext, ReadProgress};
 use crate::raw::Raw;
 use crate::split::{Preprocessing, Split, Standard};
@@ -63,15 +63,28 @@ fn check(preprocessing: &Preprocessing, encoding: &Encoding) -> Result<(), Strin
     let (mean, inv_std) = standard.as_ref().map(|Standard { mean, inv_std }| (mean, inv_std)).unzip();
     let width = encoding.feature_names.len();
     for (name, values) in [("fill", fill.as_ref()), ("mean", mean), ("inv_std", inv_std)] {
+        // Columns of a table may refuse missing cells.
+        let may_be_unset = name == "fill" && matches!(encoding.form, Form::Table(_));
+        let is_valid = |value: &f32| value.is_finite() || may_be_unset && value.is_nan();
         match values {
             Some(values) if values.len() != width => {
                 return Err(format!("`{name}` has {} values for {width} features", values.len()));
             }
-            Some(values) if !values.iter().all(|value| value.is_finite()) => {
+            Some(values) if !values.iter().all(is_valid) => {
                 return Err(format!("`{name}` has a value that is not finite"));
             }
             _ => {}
         }
+    }
+    let is_partial = |fill: &Vec<f32>| {
+        let is_unset = |feature: usize| fill[feature].is_nan();
+        encoding.columns().into_iter().find(|column| {
+            let first = is_unset(column.features.start);
+            column.features.clone().any(|feature| is_unset(feature) != first)
+        })
+    };
+    if let Some(column) = fill.as_ref().and_then(is_partial) {
+        return Err(format!("column `{}`: `fill` has values for some of its features only", column.name));
     }
     match fill {
         Some(_) if encoding.are_pixels() => Err("bytes are never missing, and there is a `fill`".into()),
@@ -157,8 +170,8 @@ impl Encoder {
 
     fn encode(&self, raw: Raw, source: &str, labelled: bool) -> Result<Split, DataError> {
         let fill = self.preprocessing.fill.as_deref();
-        let missing = if fill.is_some() { Missing::Mean } else { Missing::Refuse };
-        let mut dataset = self.encoding.encode(raw, source, missing, labelled)?;
+        let missing = self.encoding.missing(fill);
+        let mut dataset = self.encoding.encode(raw, source, &missing, labelled)?;
         fill_missing(&mut dataset, fill);
         Ok(Split::new(Arc::new(dataset), None, Arc::clone(&self.preprocessing)))
     }

@@ -1,10 +1,11 @@
 //! Describes the contents of a source, so that a person can check it before training.
 
 use crate::arrays::NamedArrays;
-use crate::config::{ColumnKind, DataConfig, Missing};
+use crate::column_config::ColumnKind;
+use crate::config::DataConfig;
 use crate::dataset::Image;
 use crate::dialect::Separator;
-use crate::encoding::columns::{self, Content};
+use crate::encoding::columns::{self, ColumnSettings, Content};
 use crate::encoding::labels::Labels;
 use crate::encoding::{with_sparse_labels, with_table_labels};
 use crate::error::DataError;
@@ -77,6 +78,8 @@ pub enum ColumnUse {
     Number,
     /// One feature for each of this number of categories.
     Categories(usize),
+    /// One feature for each of this number of parts of a date.
+    Dates(usize),
     /// No feature at all.
     Ignored,
     /// Training would fail with this error.
@@ -185,9 +188,7 @@ fn of_sparse(sparse: &Sparse) -> Inspection {
 
 fn of_table(table: &Table, label: usize, config: &DataConfig) -> Inspection {
     let others = (0..table.width()).filter(|&column| column != label);
-    let declared = |column: usize| columns::declared(config, &table.header[column]);
-    let columns: Vec<ColumnSummary> =
-        others.map(|column| column_summary(table, column, declared(column), config.missing)).collect();
+    let columns: Vec<ColumnSummary> = others.map(|column| column_summary(table, column, config)).collect();
     let numbers = columns.iter().filter(|column| column.becomes == ColumnUse::Number);
     let ranges = numbers.filter_map(|column| column.range);
     let range = ranges.map(|[low, _, high]| [low, high]);
@@ -202,15 +203,14 @@ fn of_table(table: &Table, label: usize, config: &DataConfig) -> Inspection {
     }
 }
 
-fn column_summary(
-    table: &Table,
-    column: usize,
-    declared: Option<ColumnKind>,
-    missing: Missing,
-) -> ColumnSummary {
-    let becomes = match columns::content(table, column, declared, missing) {
-        Ok(Some((Content::Number, _))) => ColumnUse::Number,
-        Ok(Some((Content::Category { categories }, _))) => ColumnUse::Categories(categories.count()),
+fn column_summary(table: &Table, column: usize, config: &DataConfig) -> ColumnSummary {
+    let declared = ColumnSettings::of(config, &table.header[column]).kind();
+    let becomes = match columns::content(table, column, config) {
+        Ok(Some((Content::Number { .. }, _))) => ColumnUse::Number,
+        Ok(Some((Content::Category { categories, other }, _))) => {
+            ColumnUse::Categories(categories.count() + usize::from(other))
+        }
+        Ok(Some((Content::Date { parts, .. }, _))) => ColumnUse::Dates(parts.len()),
         Ok(None) => ColumnUse::Ignored,
         Err(error) => ColumnUse::Refused(error.to_string()),
     };

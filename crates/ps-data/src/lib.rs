@@ -6,9 +6,11 @@
 //! memory; a [`Split`] scales and standardises a row when it writes it.
 
 mod arrays;
+mod column_config;
 mod config;
 mod confine;
 mod dataset;
+mod date;
 mod dialect;
 mod encoder;
 mod encoding;
@@ -19,6 +21,7 @@ mod inspect;
 mod load;
 mod markers;
 mod number;
+mod preparation;
 mod progress;
 mod raw;
 mod split;
@@ -27,9 +30,11 @@ mod syntax;
 mod table;
 
 pub use arrays::{ArrayLabels, Arrays, NamedArrays};
-pub use config::{ColumnKind, DataConfig, Missing, Validation};
+pub use column_config::{ColumnConfig, ColumnKind, Fill, Quantile, Scale};
+pub use config::{DataConfig, Missing, Validation};
 pub use confine::{OutsideRoot, confine, is_url};
-pub use dataset::{Column, Dataset, Features, Image, MissingCells, Task};
+pub use dataset::{Column, ColumnContent, Dataset, Features, Image, MissingCells, Task};
+pub use date::DatePart;
 pub use dialect::{Decimal, RowRange, Separator};
 pub use encoder::{ArrayEncoding, Encoder};
 pub use error::DataError;

@@ -2,7 +2,7 @@
 
 use crate::arrays::NamedArrays;
 use crate::config::{DataConfig, Missing, Validation};
-use crate::dataset::{Column, Dataset, Features, Image, MissingCells, Task};
+use crate::dataset::{Column, Dataset, Image, Task};
 use crate::dialect::RowRange;
 use crate::encoder::Encoder;
 use crate::encoding::Encoding;
@@ -10,10 +10,10 @@ use crate::error::DataError;
 use crate::fingerprint::fingerprints;
 use crate::format::Source;
 use crate::format::csv::{Dialect, Options};
+use crate::preparation;
 use crate::progress::{NoProgress, ReadContext, ReadProgress};
 use crate::raw::Raw;
 use crate::split::{Preprocessing, Split};
-use crate::statistics;
 use ps_plan::SampleOrder;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -123,16 +123,20 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) 
     let texts: Vec<&str> = config.sources().collect();
     let mut raws = read_all(config, from)?.into_iter().zip(texts);
     let (mut raw, text) = raws.next().expect("one raw source for each text");
-    let encoding = Encoding::learn(&mut raw, config, task)?;
-    let mut train = encoding.encode(raw, text, config.missing, true)?;
+    let mut encoding = Encoding::learn(&mut raw, config, task)?;
+    let missing: Vec<Missing> =
+        encoding.settings(config).into_iter().map(|(_, settings)| settings.missing()).collect();
+    let mut train = encoding.encode(raw, text, &missing, true)?;
     let mut next = |wanted: bool| -> Result<Option<Dataset>, DataError> {
         let Some((raw, text)) = wanted.then(|| raws.next()).flatten() else { return Ok(None) };
-        encoding.encode(raw, text, config.missing, true).map(Some)
+        encoding.encode(raw, text, &missing, true).map(Some)
     };
     let mut validation = next(config.validation_source().is_some())?;
     let mut test = next(config.test.is_some())?;
     let share_seed = config.validation_seed.unwrap_or(seed);
-    let fingerprints = fingerprints(config, share_seed, &train, validation.as_ref(), test.as_ref());
+    let settings = encoding.settings(config);
+    let fingerprints =
+        fingerprints(config, &settings, share_seed, &train, validation.as_ref(), test.as_ref());
 
     let (train_rows, validation_rows) = match config.validation {
         Some(Validation::Share(share)) => {
@@ -142,11 +146,18 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) 
         }
         _ => ((0..train.samples() as u32).collect(), None),
     };
-    let fill = fill_values(config.missing, &train, &train_rows, &config.train)?;
+    let clips = preparation::clips(&settings, &train, &train_rows)?;
     for dataset in [Some(&mut train), validation.as_mut(), test.as_mut()].into_iter().flatten() {
-        fill_missing(dataset, fill.as_deref());
+        preparation::clip(dataset, &clips);
     }
-    let standard = config.standardize.then(|| statistics::standard(&train, &train_rows));
+    let fill = preparation::fill_values(&settings, &train, &train_rows)?;
+    for dataset in [Some(&mut train), validation.as_mut(), test.as_mut()].into_iter().flatten() {
+        preparation::fill_missing(dataset, fill.as_deref());
+    }
+    let standard = preparation::scales(&settings, &train, &train_rows);
+    for (feature, bounds) in clips {
+        encoding.set_clip(feature, bounds);
+    }
     let preprocessing = Arc::new(Preprocessing { fill, standard });
     let split = |dataset: Dataset| Split::new(Arc::new(dataset), None, Arc::clone(&preprocessing));
     let whole = split(train);
@@ -225,30 +236,4 @@ fn split_off_validation(
     (n - count..n).for_each(|position| apart[order.at(position)] = true);
     let (validation, train) = (0..n as u32).partition(|&row| apart[row as usize]);
     Ok((train, validation))
-}
-
-/// The values that replace missing cells, if these are allowed and can occur.
-fn fill_values(
-    missing: Missing,
-    train: &Dataset,
-    rows: &[u32],
-    source: &str,
-) -> Result<Option<Vec<f32>>, DataError> {
-    let (Missing::Mean, Features::F32(values)) = (missing, &train.features) else { return Ok(None) };
-    let means = statistics::means_of_known(values, rows).into_iter().zip(&train.feature_names);
-    let known = means.map(|(mean, name)| {
-        mean.ok_or_else(|| {
-            DataError::unfit(source, format!("all cells of column `{name}` are missing in the training part"))
-        })
-    });
-    known.collect::<Result<_, _>>().map(Some)
-}
-
-pub(crate) fn fill_missing(dataset: &mut Dataset, fill: Option<&[f32]>) {
-    if let (Features::F32(values), Some(fill)) = (&mut dataset.features, fill) {
-        dataset.missing = MissingCells::of(values);
-        for mut row in values.rows_mut() {
-            row.iter_mut().zip(fill).filter(|(cell, _)| cell.is_nan()).for_each(|(cell, &mean)| *cell = mean);
-        }
-    }
 }

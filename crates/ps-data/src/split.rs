@@ -7,22 +7,56 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The preprocessing of features, determined by the training set alone.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Preprocessing {
-    /// Per feature, the value that replaces a missing cell, if missing cells are allowed. Applied when a
-    /// source is encoded.
+    /// Per feature, the value that replaces a missing cell; NaN (`null` in a model file) where missing cells
+    /// are not allowed. `None` if they are not allowed at all. Applied when a source is encoded.
+    #[serde(with = "nullable")]
     pub fill: Option<Vec<f32>>,
     /// The standardisation, if enabled. Applied when a row is written.
     pub standard: Option<Standard>,
 }
 
+impl PartialEq for Preprocessing {
+    /// Compares bits, because NaN has a meaning.
+    fn eq(&self, other: &Self) -> bool {
+        let bits = |fill: &Option<Vec<f32>>| {
+            fill.as_ref().map(|fill| fill.iter().map(|value| value.to_bits()).collect::<Vec<u32>>())
+        };
+        bits(&self.fill) == bits(&other.fill) && self.standard == other.standard
+    }
+}
+
+/// Lists of numbers in which NaN is saved as `null`.
+mod nullable {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        values: &Option<Vec<f32>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let number = |value: &f32| Some(*value).filter(|value| !value.is_nan());
+        let values: Option<Vec<Option<f32>>> =
+            values.as_ref().map(|values| values.iter().map(number).collect());
+        values.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Vec<f32>>, D::Error> {
+        let values: Option<Vec<Option<f32>>> = Option::deserialize(deserializer)?;
+        Ok(values.map(|values| values.into_iter().map(|value| value.unwrap_or(f32::NAN)).collect()))
+    }
+}
+
 /// Standardisation: per feature, x becomes (x - mean) * inv_std, both steps in binary32.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Standard {
-    /// Mean over the training set, summed in binary64 in ascending sample order and rounded to binary32.
+    /// Mean over the training set, summed in binary64 in ascending sample order and rounded to binary32; the
+    /// minimum for a feature that is scaled to the range from 0 to 1, and 0 for one that is not scaled.
     pub mean: Vec<f32>,
-    /// Inverse of the population standard deviation, computed in binary64 and rounded to binary32; 1 for
-    /// a constant feature.
+    /// Inverse of the population standard deviation or of the range, computed in binary64 and rounded to
+    /// binary32; 1 for a constant feature and for one that is not scaled.
     pub inv_std: Vec<f32>,
 }
 

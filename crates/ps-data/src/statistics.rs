@@ -40,6 +40,24 @@ pub(crate) fn standard(dataset: &Dataset, rows: &[u32]) -> Standard {
     Standard { mean, inv_std }
 }
 
+/// The numbers of a feature in these rows that are not missing, sorted in ascending order; -0 comes before 0.
+pub(crate) fn sorted(values: &Array2<f32>, rows: &[u32], feature: usize) -> Vec<f32> {
+    let cells = rows.iter().map(|&row| values[[row as usize, feature]]);
+    let mut known: Vec<f32> = cells.filter(|value| !value.is_nan()).collect();
+    known.sort_unstable_by(f32::total_cmp);
+    known
+}
+
+/// Minimum of a feature over these rows and the inverse of its range, which is 1 for a constant feature.
+pub(crate) fn min_and_range(values: &Array2<f32>, rows: &[u32], feature: usize) -> (f32, f32) {
+    let cells = rows.iter().map(|&row| values[[row as usize, feature]]);
+    let (low, high) = cells.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), value| {
+        (if value < low { value } else { low }, if value > high { value } else { high })
+    });
+    let range = f64::from(high) - f64::from(low);
+    (low, if range == 0.0 { 1.0 } else { (1.0 / range) as f32 })
+}
+
 /// Mean and inverse standard deviation of a block of features.
 fn block<T: Copy>(
     table: &Array2<T>,

@@ -5,6 +5,7 @@
 //! ([`Strings::numbers`], [`Strings::codes`]), and uses only typed columns after that.
 
 use crate::config::Missing;
+use crate::date::{Date, DateFormat, DatePart};
 use crate::dialect::Separator;
 use crate::error::DataError;
 use crate::number::nearest;
@@ -46,6 +47,8 @@ pub(crate) enum Column {
     F32(Vec<f32>),
     /// The category of each cell, or [`MISSING`].
     Category(Vec<u32>),
+    /// This number of values for each cell, row by row; NaN for a missing cell.
+    Parts(Vec<f32>, usize),
     /// Strings that have not been converted, or the label.
     String(Strings),
 }
@@ -68,7 +71,7 @@ impl Table {
     pub(crate) fn strings(&self, column: usize) -> &Strings {
         match &self.columns[column] {
             Column::String(strings) => strings,
-            Column::F32(_) | Column::Category(_) => {
+            Column::F32(_) | Column::Category(_) | Column::Parts(..) => {
                 unreachable!("columns are converted once, when they are encoded")
             }
         }
@@ -108,6 +111,10 @@ impl Table {
             *column = match column {
                 Column::F32(values) => Column::F32(kept.iter().map(|&row| values[row]).collect()),
                 Column::Category(codes) => Column::Category(kept.iter().map(|&row| codes[row]).collect()),
+                Column::Parts(values, width) => {
+                    let row = |&row: &usize| &values[row * *width..(row + 1) * *width];
+                    Column::Parts(kept.iter().flat_map(row).copied().collect(), *width)
+                }
                 Column::String(strings) => {
                     let strings = strings.select(kept);
                     Column::String(
@@ -238,6 +245,25 @@ impl Strings {
         find: impl Fn(&str) -> Result<usize, String> + Sync,
     ) -> Result<Vec<u32>, (usize, String)> {
         self.convert(syntax, missing, MISSING, |text, _| find(text).map(|category| category as u32))
+    }
+
+    /// Converts the cells to the `parts` of dates, row by row, with NaN for missing cells.
+    ///
+    /// # Errors
+    /// Returns the row of the first invalid cell, and why it is invalid.
+    pub(crate) fn dates(
+        &self,
+        syntax: &CellSyntax,
+        missing: Missing,
+        format: &DateFormat,
+        parts: &[DatePart],
+    ) -> Result<Vec<f32>, (usize, String)> {
+        let dates = self.convert(syntax, missing, None, |text, _| match format.parse(text) {
+            Some(date) => Ok(Some(date)),
+            None => Err(format!("`{text}` is not a date ({})", format.described())),
+        })?;
+        let part = |date: Option<Date>, part: &DatePart| date.map_or(f32::NAN, |date| date.part(*part));
+        Ok(dates.into_iter().flat_map(|date| parts.iter().map(move |name| part(date, name))).collect())
     }
 
     fn convert<T: Copy + Default + Send + Sync>(

@@ -5,8 +5,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ps_core::Samples;
 use ps_data::{
-    ColumnKind, DataConfig, DataError, Decimal, FORMATS, Loaded, Missing, RowRange, Separator, Split, Task,
-    Validation, load_from_memory,
+    ColumnConfig, ColumnKind, DataConfig, DataError, DatePart, Decimal, FORMATS, Fill, Loaded, Missing,
+    Quantile, RowRange, Scale, Separator, Split, Task, Validation, load_from_memory,
 };
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -37,7 +37,8 @@ fn idx(input: &[u8]) {
 }
 
 /// The input is a training table, then, after a zero byte, a test table. A byte 1 before the first table is
-/// followed by a byte that selects a dialect.
+/// followed by a byte that selects a dialect, and a byte 2 after that by one that selects settings of a
+/// column.
 fn csv(input: &[u8]) {
     let (choice, rest) = choice(input);
     let (dialect, rest) = match rest {
@@ -53,7 +54,7 @@ fn csv(input: &[u8]) {
     let mut config = DataConfig { label: label.map(String::from), ..DataConfig::new("csv:train") };
     if choice & 32 != 0 {
         config.header = Some(false);
-        config.columns = BTreeMap::from([("1".into(), ColumnKind::Category)]);
+        config.columns = BTreeMap::from([("1".into(), ColumnKind::Category.into())]);
         config.missing_values = Some(vec!["-".into(), "0".into()]);
     }
     let list = |names: &[&str]| Some(names.iter().map(ToString::to_string).collect());
@@ -79,7 +80,41 @@ fn csv(input: &[u8]) {
     if dialect & 128 != 0 {
         config.header = Some(true);
     }
+    let (settings, rest) = match rest {
+        [2, settings, rest @ ..] => (*settings, rest),
+        _ => (0, rest),
+    };
+    if settings != 0 {
+        config.columns.extend(columns(settings));
+    }
     with_test(choice, config, rest);
+}
+
+/// Settings of the column `a`.
+fn columns(settings: u8) -> BTreeMap<String, ColumnConfig> {
+    let fills = [
+        None,
+        Some(Fill::Mean),
+        Some(Fill::Median),
+        Some(Fill::Constant(1.5)),
+        Some(Fill::MostFrequent),
+        Some(Fill::None),
+    ];
+    let fill = fills[usize::from(settings & 7) % fills.len()];
+    let scale =
+        [None, Some(Scale::MinMax), Some(Scale::None), Some(Scale::Standard)][usize::from(settings >> 6)];
+    let quantiles = [0.1, 0.75].map(|q| Quantile::try_from(q).expect("a fraction with two decimals"));
+    let column = ColumnConfig { fill, scale, ..ColumnConfig::default() };
+    let column = match (settings >> 3) & 7 {
+        0 => column,
+        1 => ColumnConfig { clip: Some(quantiles), ..column },
+        2 => ColumnConfig { min_count: Some(2), ..column },
+        3 => ColumnConfig { parts: Some(DatePart::ALL.to_vec()), ..column },
+        4 => ColumnConfig { format: Some("%d.%m.%y %I:%M %p".into()), ..column },
+        5 => ColumnConfig { kind: Some(ColumnKind::Category), ..column },
+        _ => ColumnConfig { kind: Some(ColumnKind::Ignore), ..ColumnConfig::default() },
+    };
+    BTreeMap::from([("a".into(), column)])
 }
 
 /// The input is a training file, then, after a zero byte, a test file.
@@ -211,7 +246,11 @@ fn csv_seeds() -> Vec<Seed> {
         ("nearly-all-different", with(2, "a,y\nu,1\nv,2\nw,3\nx,4\ny,5\n")),
         ("semicolons", with(2, "# by hand\na;b;y\n1;2;3\n4;5;6\n")),
         ("decimal-commas", with(2, "\x01\x01a;y\n1,5;2\n,5;1e-3\n")),
-        ("names-and-blanks", with(2 | 0xc0, "\x01\x64 1 2 3\n4 \"5\" 6 \n")),
+        ("names-and-blanks", with(2 | 0xc0, "\x01\x64 1 \x20 2 3\n4 \"5\" 6 \n")),
+        ("clip-and-median", with(2, "\x02\x4aa,y\n1,2\n,3\n-7,4\n9,5\n\x00a,y\n1e9,1\n,2\n")),
+        ("rare-strings", with(2, "\x02\x14a,y\nu,2\nv,3\nu,4\n,5\n\x00a,y\nw,1\n")),
+        ("dates", with(2 | 4, "\x02\x1aa,y\n2024-02-29,2\n,3\n1999-12-31 23:59:59.5Z,4\n")),
+        ("dates-by-pattern", with(2, "\x02\x20a,y\n1.2.99 12:00 AM,2\n31.12.00 1:05 pm,3\n")),
         ("two-separators", with(2, "a;b,y\nc;d,e\n")),
         ("rows-and-gaps", with(2, "\x01\x1aa,y\n1,2\n3,\n5,6\n\x00a,y\n7,NA\n8,9\n")),
         ("full-stops", with(0, "a,y\n1,u\n2,v\n\x00a,y\n3,u.\n4,v.\n")),

@@ -153,6 +153,7 @@ fn describe_columns(columns: &[ColumnSummary], lines: &mut Vec<String>) {
             ColumnUse::Number | ColumnUse::Refused(_) => String::new(),
             ColumnUse::Categories(1) => "1 category: ".into(),
             ColumnUse::Categories(count) => format!("{} categories: ", grouped(*count as f64)),
+            ColumnUse::Dates(parts) => format!("{} of dates: ", counted(*parts, "part")),
             ColumnUse::Ignored => "ignored: ".into(),
         };
         let missing = match column.missing {

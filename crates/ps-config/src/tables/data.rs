@@ -5,17 +5,10 @@ use crate::error::ConfigError;
 use crate::field::{Field, field};
 use crate::key::*;
 use crate::setting::{Named, Setting, named, quoted};
-use ps_data::{ColumnKind, DataConfig, Decimal, Missing, RowRange, Separator, Validation};
-use std::collections::BTreeMap;
+use ps_data::{DataConfig, Decimal, Missing, RowRange, Separator, Validation};
 
 named!(Missing { "refuse" = Missing::Refuse, "mean" = Missing::Mean, });
 named!(Decimal { "." = Decimal::Point, "," = Decimal::Comma, });
-named!(ColumnKind {
-    "number" = ColumnKind::Number,
-    "category" = ColumnKind::Category,
-    "ignore" = ColumnKind::Ignore,
-});
-
 #[rustfmt::skip]
 pub(crate) static FIELDS: &[Field<DataConfig>] = &[
     field!(train, "data.train", Text, Required("\"digits:\""), Always,
@@ -56,8 +49,9 @@ pub(crate) static FIELDS: &[Field<DataConfig>] = &[
     field!(only, "data.use", Names, Described("all columns"), Always,
         "The only CSV columns that are used, besides the label."),
     field!(columns, "data.columns", Columns, Described("decided by the cells"), Always,
-        "How to use each CSV column: as a number, as a category (one-hot encoded), or not at all. Without a \
-         header, columns are named by their index from 0."),
+        "How to use each CSV column: as a number, as a category (one-hot encoded), as a date, or not at all; or a \
+         table with `kind` and other settings, see [Your data](your-data.md). Without a header, columns are \
+         named by their index from 0."),
     field!(missing_values, "data.missing_values", Texts, Described("`?`, NaN and the markers that pandas uses"), Always,
         "CSV cells that count as missing, in addition to the empty cell."),
     field!(standardize, "data.standardize", Flag, Value("false"), Always,
@@ -129,23 +123,5 @@ impl Setting for RowRange {
 
     fn write(&self) -> Option<String> {
         Some(quoted(&self.to_string()))
-    }
-}
-
-/// The kinds of columns, by column name.
-impl Setting for BTreeMap<String, ColumnKind> {
-    fn read(_: Accepts, value: &Toml) -> Option<Self> {
-        let Toml::Table(entries) = value else { return None };
-        let entry = |(column, value): &(String, Toml)| match value {
-            Toml::Text(text) => Some((column.clone(), ColumnKind::named(text)?)),
-            _ => None,
-        };
-        entries.iter().map(entry).collect()
-    }
-
-    fn write(&self) -> Option<String> {
-        let entry = |(column, kind): (&String, &ColumnKind)| (column.clone(), kind.name().into());
-        let table: toml::Table = self.iter().map(entry).collect();
-        (!table.is_empty()).then(|| toml::Value::Table(table).to_string())
     }
 }

@@ -167,8 +167,44 @@ fn wrong_types_and_impossible_values_are_refused() {
     line(
         "validation = 0.1",
         "columns = { id = \"drop\" }",
-        r#"run.toml:4: data.columns = { id = "drop" }: expected a table of columns, each "number", "category" or "ignore", such as { id = "ignore" }"#,
+        r#"run.toml:4: data.columns = { id = "drop" }: column "id": expected "number", "category", "date" or "ignore""#,
     );
+    for (column, problem) in [
+        (
+            "5",
+            r#"expected "number", "category", "date" or "ignore", or a table such as { kind = "number", fill = "median" }"#,
+        ),
+        ("{ kind = 1 }", r#"expected "number", "category", "date" or "ignore""#),
+        (
+            "{ fil = 1 }",
+            "`fil` is unknown; a column has kind, fill, scale, clip, min_count, parts and format",
+        ),
+        (
+            "{ fill = \"most\" }",
+            r#"fill: expected a number, "refuse", "mean", "median", "frequency", "most-frequent" or "none""#,
+        ),
+        ("{ scale = \"max\" }", r#"scale: expected "standard", "min-max" or "none""#),
+        (
+            "{ clip = [0.9, 0.1] }",
+            "clip: expected two ascending numbers from 0 to 1 with at most nine decimals, such as [0.01, 0.99]",
+        ),
+        (
+            "{ clip = [0, 0.1234567891] }",
+            "clip: expected two ascending numbers from 0 to 1 with at most nine decimals, such as [0.01, 0.99]",
+        ),
+        ("{ min_count = 0 }", "min_count: expected an integer of at least 1"),
+        (
+            "{ parts = [] }",
+            r#"parts: expected a list of "year", "quarter", "month", "day", "weekday", "yearday", "hour", "minute", "second" or "days""#,
+        ),
+        ("{ format = 1 }", r#"format: expected a string such as "%d/%m/%Y""#),
+    ] {
+        line(
+            "validation = 0.1",
+            &format!("columns = {{ a = {column} }}"),
+            &format!("run.toml:4: data.columns = {{ a = {column} }}: column \"a\": {problem}"),
+        );
+    }
     line(
         "kind = \"mlp\"",
         "kind = \"MLP\"",

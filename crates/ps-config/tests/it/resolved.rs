@@ -92,6 +92,11 @@ fn the_resolved_run_file_reads_back_as_the_same_run() {
             "data.missing_values=[]",
             "data.columns={ 'a b' = 'category', \"c\\nd\" = 'number', '' = 'ignore' }",
         ],
+        &[
+            "data.columns={ a = { kind = 'number', fill = 'median', scale = 'min-max', clip = [0.01, 0.999999999] }, \
+             b = { min_count = 10, fill = 'most-frequent' }, 'c d' = { fill = -1.5, scale = 'none' }, e = {}, \
+             f = { kind = 'date', parts = ['weekday', 'days'], format = '%d.%m.%Y' } }",
+        ],
         &["data.validation=csv:v", "train.steps=77", "train.leaf=5", "data.standardize=true"],
         &["learning_rate.schedule=polynomial", "learning_rate.power=0.3", "learning_rate.end=1e-9"],
         &["learning_rate.schedule=inverse-time", "learning_rate.every=9", "learning_rate.factor=1e16"],
@@ -179,7 +184,7 @@ fn an_entry_of_a_table_can_be_set_by_itself() {
     ])
     .unwrap();
     let columns: Vec<(&str, ColumnKind)> =
-        run.data.columns.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
+        run.data.columns.iter().map(|(name, column)| (name.as_str(), column.kind.unwrap())).collect();
     assert_eq!(
         columns,
         [
@@ -191,7 +196,7 @@ fn an_entry_of_a_table_can_be_set_by_itself() {
     );
     assert_eq!(run.optimizer.rates, [("layers.0.bias".to_string(), 2.0), ("weights".to_string(), 0.5)]);
     let table = parse(&GOOD.replace("[model]", "[data.columns]\nid = \"ignore\"\n[model]")).unwrap();
-    assert_eq!(table.data.columns["id"], ColumnKind::Ignore);
+    assert_eq!(table.data.columns["id"], ColumnKind::Ignore.into());
 }
 
 #[test]

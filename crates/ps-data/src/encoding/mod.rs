@@ -6,7 +6,7 @@ mod pixels;
 
 use crate::arrays::{self, ArrayLabels, Arrays};
 use crate::config::{DataConfig, Missing};
-use crate::dataset::{self, Dataset, Features, Image, MissingCells, Task};
+use crate::dataset::{self, ColumnContent, Dataset, Features, Image, MissingCells, Task};
 use crate::dialect::Decimal;
 use crate::error::DataError;
 use crate::format::csv::Options;
@@ -14,11 +14,12 @@ use crate::format::libsvm::Sparse;
 use crate::raw::Raw;
 use crate::syntax::CellSyntax;
 use crate::table::Table;
-use columns::Columns;
+use columns::{ColumnSettings, Columns};
 use labels::{Classes, Labels};
 use ndarray::Array2;
 use ps_host::Memory;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// The encoding that the training source determines and that is applied to all sources.
 #[derive(Clone, Debug, PartialEq)]
@@ -221,12 +222,45 @@ impl Encoding {
         }
     }
 
-    /// Encodes `raw`; `labelled` says whether to read targets.
+    /// What the run file says about groups of features: the columns of a table, or all features of any other
+    /// source.
+    pub(crate) fn settings<'a>(&'a self, config: &'a DataConfig) -> Vec<(Range<usize>, ColumnSettings<'a>)> {
+        match &self.form {
+            Form::Table(columns) => columns.settings(config).collect(),
+            Form::Pixels { .. } | Form::Sparse { .. } | Form::Arrays { .. } => {
+                vec![(0..self.feature_names.len(), ColumnSettings::of_all(config))]
+            }
+        }
+    }
+
+    /// Whether cells may be missing if the features have the values `fill` for them (NaN for a feature
+    /// without one): for each column of a table, or for all features of any other source.
+    pub(crate) fn missing(&self, fill: Option<&[f32]>) -> Vec<Missing> {
+        let allowed = |is_allowed| if is_allowed { Missing::Mean } else { Missing::Refuse };
+        match (&self.form, fill) {
+            (Form::Table(_), Some(fill)) => {
+                let is_filled = |column: dataset::Column| !fill[column.features.start].is_nan();
+                self.columns().into_iter().map(|column| allowed(is_filled(column))).collect()
+            }
+            (Form::Table(_), None) => vec![Missing::Refuse; self.columns().len()],
+            (_, fill) => vec![allowed(fill.is_some())],
+        }
+    }
+
+    /// Sets the bounds of the number column with the feature `feature`.
+    pub(crate) fn set_clip(&mut self, feature: usize, bounds: [f32; 2]) {
+        if let Form::Table(columns) = &mut self.form {
+            columns.set_clip(feature, bounds);
+        }
+    }
+
+    /// Encodes `raw`; `labelled` says whether to read targets. Cells may be missing where `missing` says so, as
+    /// in [`Encoding::missing`].
     pub(crate) fn encode(
         &self,
         raw: Raw,
         source: &str,
-        missing: Missing,
+        missing: &[Missing],
         labelled: bool,
     ) -> Result<Dataset, DataError> {
         let mut notes = Vec::new();
@@ -260,7 +294,7 @@ impl Encoding {
                     let labels = required_labels(&arrays, source)?;
                     labels::array_targets(labels, source, self.task, &self.classes)
                 });
-                (self.array_features(arrays.features, source, missing)?, targets.transpose()?)
+                (self.array_features(arrays.features, source, missing[0])?, targets.transpose()?)
             }
             (form, _) => {
                 let kind = match form {
@@ -291,7 +325,7 @@ impl Encoding {
     pub(crate) fn columns(&self) -> Vec<dataset::Column> {
         let single = |(feature, name): (usize, String)| dataset::Column {
             name,
-            categories: Vec::new(),
+            content: ColumnContent::Number { clip: None },
             features: feature..feature + 1,
         };
         let names = self.feature_names.iter();

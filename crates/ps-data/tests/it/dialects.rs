@@ -175,7 +175,7 @@ fn columns_can_be_dropped_or_selected() {
         "data.use: data.drop is set as well, and only one of them can be"
     );
     let mut both = dropped;
-    both.columns.insert("id".into(), ps_data::ColumnKind::Number);
+    both.columns.insert("id".into(), ps_data::ColumnKind::Number.into());
     assert_eq!(refusal(both), "data.columns: data.drop lists `id`");
 }
 

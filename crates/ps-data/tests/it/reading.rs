@@ -87,8 +87,11 @@ fn columns_know_their_features_and_samples_which_of_them_are_missing() {
         ..DataConfig::new("csv:t")
     };
     let loaded = folder.load(&config, Task::Regression).unwrap();
-    let columns: Vec<_> =
-        loaded.columns().into_iter().map(|it| (it.name, it.categories, it.features)).collect();
+    let columns: Vec<_> = loaded
+        .columns()
+        .into_iter()
+        .map(|it| (it.name.clone(), it.categories().to_vec(), it.features))
+        .collect();
     let categories = vec!["a".to_string(), "b".to_string()];
     let expected = [("x", vec![], 0..1), ("c", categories, 1..3), ("z", vec![], 3..4)];
     assert_eq!(

@@ -3,8 +3,8 @@
 use crate::common::{Folder, idx, row};
 use ps_core::Samples;
 use ps_data::{
-    ArrayEncoding, ArrayLabels, Arrays, ColumnKind, DataConfig, Decimal, Encoder, Features, Image, Loaded,
-    Missing, NamedArrays, NoProgress, Separator, Task, load_arrays,
+    ArrayEncoding, ArrayLabels, Arrays, ColumnConfig, ColumnKind, DataConfig, Decimal, Encoder, Features,
+    Fill, Image, Loaded, Missing, NamedArrays, NoProgress, Quantile, Scale, Separator, Task, load_arrays,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -36,6 +36,10 @@ fn a_saved_encoder_gives_the_same_bits_for_every_form_of_data() {
         .write("bare", "red,1\nblue,2\nred,3\n")
         .write("german", "# half\n1,5;2;x;1,25\n2,5;3;y;NA\n2;1;z;0\n")
         .write("blanks", " 1  red 2\n 2\tblue  1\n3 red 1")
+        .write(
+            "full",
+            "when,colour,size,y\n1.2.2013,red,5,1\n,blue,-0,2\n3.2.2013,,7,3\n29.2.2012,red,1,4\n1.1.2013,green,2,5\n",
+        )
         .write("sparse", "1 2:0.3\n-1 1:7\n+1 5:1e9\n")
         .write("images", idx(&[3, 2, 1], &[1, 2, 3, 4, 5, 6]))
         .write("values", idx(&[3, 4], &[9; 12]))
@@ -43,7 +47,7 @@ fn a_saved_encoder_gives_the_same_bits_for_every_form_of_data() {
     let table = DataConfig {
         missing: Missing::Mean,
         missing_values: Some(vec!["-".into()]),
-        columns: [("id".to_owned(), ColumnKind::Ignore)].into(),
+        columns: [("id".to_owned(), ColumnKind::Ignore.into())].into(),
         standardize: true,
         ..DataConfig::new("csv:table")
     };
@@ -60,6 +64,40 @@ fn a_saved_encoder_gives_the_same_bits_for_every_form_of_data() {
                 skip_missing_target: true,
                 standardize: true,
                 ..DataConfig::new("csv:german")
+            },
+            Task::Regression,
+        ),
+        (
+            DataConfig {
+                standardize: true,
+                columns: [
+                    (
+                        "size".to_owned(),
+                        ColumnConfig {
+                            clip: Some([0.1, 0.9].map(|q| Quantile::try_from(q).unwrap())),
+                            scale: Some(Scale::None),
+                            ..ColumnConfig::default()
+                        },
+                    ),
+                    (
+                        "colour".to_owned(),
+                        ColumnConfig {
+                            min_count: Some(2),
+                            fill: Some(Fill::None),
+                            ..ColumnConfig::default()
+                        },
+                    ),
+                    (
+                        "when".to_owned(),
+                        ColumnConfig {
+                            format: Some("%d.%m.%Y".into()),
+                            fill: Some(Fill::Median),
+                            ..ColumnConfig::default()
+                        },
+                    ),
+                ]
+                .into(),
+                ..DataConfig::new("csv:full")
             },
             Task::Regression,
         ),
@@ -162,6 +200,35 @@ fn a_forged_encoder_is_refused_with_what_is_wrong() {
         *value.pointer_mut(pointer).unwrap() = forged;
         assert!(refusal(&value).contains(expected), "{pointer}: {}", refusal(&value));
     }
+    let column = |content: Value| {
+        let mut forged = table.clone();
+        let name = json!({ "name": "size" });
+        forged["input"]["columns"][1] = content;
+        forged["input"]["columns"][1]["name"] = name["name"].clone();
+        refusal(&forged)
+    };
+    for (content, expected) in [
+        (json!({ "kind": "number", "clip": [2.0, 1.0] }), "column `size`: `clip` is not a range: 2 to 1"),
+        (json!({ "kind": "number", "clip": [0.0, 1e300] }), "column `size`: `clip` is not a range"),
+        (json!({ "kind": "number", "clip": [0.0] }), "invalid length 1"),
+        (json!({ "kind": "date", "parts": [] }), "column `size`: it has no parts"),
+        (json!({ "kind": "date", "parts": ["century"] }), "unknown variant `century`"),
+        (json!({ "kind": "date", "parts": ["day"], "format": "%q" }), "`%q` is unknown"),
+        (json!({ "kind": "date", "parts": ["day", "hour"] }), "`fill` has 3 values for 4 features"),
+        (
+            json!({ "kind": "category", "categories": ["a"], "other": true }),
+            "`fill` has 3 values for 4 features",
+        ),
+    ] {
+        assert!(column(content.clone()).contains(expected), "{content}: {}", column(content.clone()));
+    }
+    let mut partial = table.clone();
+    partial["preprocessing"]["fill"][0] = Value::Null;
+    assert!(
+        refusal(&partial).contains("column `colour`: `fill` has values for some of its features only"),
+        "{}",
+        refusal(&partial)
+    );
     let mut many = images.clone();
     many["input"] = json!({ "kind": "sparse", "features": (1_u64 << 24) + 1 });
     assert!(refusal(&many).contains("16777217 features, and there must be from 1 to 16777216"));

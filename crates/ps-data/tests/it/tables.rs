@@ -2,11 +2,11 @@
 
 use crate::common::{Folder, row, shared};
 use ps_core::Samples;
-use ps_data::{ColumnKind, ColumnUse, DataConfig, Missing, NoProgress, Task, inspect};
+use ps_data::{ColumnConfig, ColumnKind, ColumnUse, DataConfig, Missing, NoProgress, Task, inspect};
 use std::collections::BTreeMap;
 
-fn columns<const N: usize>(columns: [(&str, ColumnKind); N]) -> BTreeMap<String, ColumnKind> {
-    columns.into_iter().map(|(name, kind)| (name.to_string(), kind)).collect()
+fn columns<const N: usize>(columns: [(&str, ColumnKind); N]) -> BTreeMap<String, ColumnConfig> {
+    columns.into_iter().map(|(name, kind)| (name.to_string(), kind.into())).collect()
 }
 
 /// A table with a column `x` of these cells and a numeric column `y`.
@@ -207,7 +207,7 @@ fn columns_whose_values_are_nearly_all_different_are_refused() {
     assert_eq!(
         refusal,
         "file:1002: column `x`: `name 1000` is category 1001 of the column, which may have at most 1000; \
-         set data.columns.x = \"ignore\""
+         set data.columns.x = \"ignore\" or { min_count = 10 }"
     );
     // Any column name is shown in the syntax of the run file.
     folder.write("file", names(9, 9).replacen('x', "full \"name\"", 1));

@@ -1,7 +1,7 @@
 //! The contributions of a table's columns to an output.
 
 use ps_core::{Head, Model, reference};
-use ps_data::Column;
+use ps_data::{Column, ColumnContent};
 use ps_plot::{Amounts, number};
 
 /// Maximum length of the name of a column or class in a line. It makes lines fit into 80 columns.
@@ -159,8 +159,8 @@ impl Contributions {
 impl Contribution {
     fn new(column: &Column, sample: &Sample<'_>, products: &[f64]) -> Self {
         let is_missing = column.features.clone().any(sample.is_missing);
-        let is_categorical = !column.categories.is_empty();
-        let mut category = column.features.clone().zip(&column.categories);
+        let is_categorical = !matches!(column.content, ColumnContent::Number { .. });
+        let mut category = column.features.clone().zip(column.categories());
         let category = category.find(|(feature, _)| !is_missing && sample.raw[*feature] == 1.0);
         let (name, feature) = match category {
             Some((feature, category)) => (format!("{}={category}", column.name), Some(feature)),
@@ -210,8 +210,12 @@ mod tests {
     fn columns() -> Vec<Column> {
         let categories = ["red", "green", "blue"].map(String::from).to_vec();
         vec![
-            Column { name: "size".into(), categories: Vec::new(), features: 0..1 },
-            Column { name: "colour".into(), categories, features: 1..4 },
+            Column { name: "size".into(), content: ColumnContent::Number { clip: None }, features: 0..1 },
+            Column {
+                name: "colour".into(),
+                content: ColumnContent::Category { names: categories, has_other: false },
+                features: 1..4,
+            },
         ]
     }
 

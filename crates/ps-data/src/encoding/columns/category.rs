@@ -6,6 +6,7 @@ use crate::number::nearest;
 use crate::syntax::Cell;
 use crate::table::Table;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Maximum number of categories in a column.
 const MAX_CATEGORIES: usize = 1000;
@@ -15,32 +16,48 @@ const MAX_CATEGORIES: usize = 1000;
 pub(crate) struct Categories(Vec<String>);
 
 impl Categories {
-    /// Collects the distinct strings of `column`.
+    /// Collects the distinct strings of `column`; with `min_count`, only those in at least as many cells.
     ///
     /// # Errors
     /// Returns an error if there are more than [`MAX_CATEGORIES`].
-    pub(crate) fn learn(table: &Table, column: usize) -> Result<Self, DataError> {
+    pub(crate) fn learn(table: &Table, column: usize, min_count: Option<u64>) -> Result<Self, DataError> {
+        let rows = (0..table.rows()).filter(|&row| table.value(row, column) != Cell::Missing);
+        let location = || format!("{}: column `{}`", table.location, table.header[column]);
         let mut known: Vec<&str> = Vec::new();
-        for row in 0..table.rows() {
-            if table.value(row, column) == Cell::Missing {
-                continue;
+        if let Some(min_count) = min_count {
+            let mut counts = BTreeMap::<&str, u64>::new();
+            rows.for_each(|row| *counts.entry(table.cell(row, column)).or_default() += 1);
+            known.extend(counts.iter().filter(|(_, count)| **count >= min_count).map(|(text, _)| *text));
+            if known.len() > MAX_CATEGORIES {
+                let problem = format!(
+                    "{} strings occur at least {min_count} times, and a column may have at most {MAX_CATEGORIES} \
+                     categories; raise min_count",
+                    known.len()
+                );
+                return Err(DataError::content(location(), problem));
             }
+            if known.is_empty() {
+                let problem = format!("no string occurs at least {min_count} times; lower min_count");
+                return Err(DataError::content(location(), problem));
+            }
+            return Ok(Categories(known.into_iter().map(String::from).collect()));
+        }
+        for row in rows {
             let text = table.cell(row, column);
             let Err(index) = known.binary_search(&text) else { continue };
             if known.len() == MAX_CATEGORIES {
+                let key = key(&table.header[column]);
                 let problem = format!(
-                    "`{text}` is category {} of the column, which may have at most {MAX_CATEGORIES}; set {} \
-                     = \"ignore\"",
+                    "`{text}` is category {} of the column, which may have at most {MAX_CATEGORIES}; set \
+                     {key} = \"ignore\" or {{ min_count = 10 }}",
                     MAX_CATEGORIES + 1,
-                    key(&table.header[column])
                 );
                 return Err(DataError::content(table.location_of(row, column), problem));
             }
             known.insert(index, text);
         }
         if known.is_empty() {
-            let location = format!("{}: column `{}`", table.location, table.header[column]);
-            return Err(DataError::content(location, "all cells of the column are missing"));
+            return Err(DataError::content(location(), "all cells of the column are missing"));
         }
         Ok(Categories(known.into_iter().map(String::from).collect()))
     }

@@ -23,10 +23,12 @@ const FEW: usize = 5;
 /// there are too many categories.
 pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<LearnedColumn, DataError> {
     if let Ok(values) = table.strings(column).numbers(&table.syntax, missing) {
-        return Ok((Content::Number, Some(Column::F32(values))));
+        return Ok((Content::Number { clip: None }, Some(Column::F32(values))));
     }
     let is_text = |row: &usize| table.value(*row, column) == Cell::Text;
-    let Some(row) = (0..table.rows()).find(is_text) else { return Ok((Content::Number, None)) };
+    let Some(row) = (0..table.rows()).find(is_text) else {
+        return Ok((Content::Number { clip: None }, None));
+    };
     let counts = CellCounts::of(table, column);
     let (text, key) = (table.cell(row, column), key(&table.header[column]));
     let refuse = |problem: String| Err(DataError::content(table.location_of(row, column), problem));
@@ -44,7 +46,8 @@ pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<
             different.len()
         ));
     }
-    Ok((Content::Category { categories: Categories::learn(table, column)? }, None))
+    let categories = Categories::learn(table, column, None)?;
+    Ok((Content::Category { categories, other: false }, None))
 }
 
 /// Statistics of the cells of a column that are not missing.

@@ -2,9 +2,12 @@
 
 mod category;
 mod guess;
+mod settings;
 
-use crate::config::{ColumnKind, DataConfig, Missing};
-use crate::dataset;
+use crate::column_config::{ColumnConfig, ColumnKind};
+use crate::config::{DataConfig, Missing};
+use crate::dataset::{self, ColumnContent};
+use crate::date::{DateFormat, DatePart};
 use crate::error::DataError;
 use crate::format::csv::Dialect;
 use crate::number::nearest;
@@ -16,6 +19,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ops::Range;
+
+pub(crate) use settings::ColumnSettings;
 
 /// Rows that a thread fills column by column: few enough to stay in cache, together with one cache line per
 /// column that it reads.
@@ -53,26 +58,49 @@ struct Feature {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub(crate) enum Content {
-    /// Numbers, each of which is a feature as it is.
-    Number,
+    /// Numbers, each of which is a feature.
+    Number {
+        /// The bounds that replace numbers below or above them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clip: Option<[f32; 2]>,
+    },
     /// Categories, each of which becomes a feature of 0 or 1.
-    Category { categories: Categories },
+    Category {
+        categories: Categories,
+        /// Whether there is one more feature, for all other strings.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        other: bool,
+    },
+    /// Dates, whose parts are features.
+    Date {
+        parts: Vec<DatePart>,
+        /// How dates are written; ISO 8601 by default.
+        #[serde(default, skip_serializing_if = "DateFormat::is_iso")]
+        format: DateFormat,
+    },
 }
 
 impl Content {
     /// Number of features that the column becomes.
     fn width(&self) -> usize {
         match self {
-            Content::Number => 1,
-            Content::Category { categories } => categories.count(),
+            Content::Number { .. } => 1,
+            Content::Category { categories, other } => categories.count() + usize::from(*other),
+            Content::Date { parts, .. } => parts.len(),
         }
     }
 
     /// The names of these features, in a column named `column`.
     fn feature_names(&self, column: &str) -> Vec<String> {
         match self {
-            Content::Number => vec![column.into()],
-            Content::Category { categories } => categories.feature_names(column),
+            Content::Number { .. } => vec![column.into()],
+            Content::Category { categories, other } => {
+                let other = other.then(|| format!("{column}=({OTHER})"));
+                categories.feature_names(column).into_iter().chain(other).collect()
+            }
+            Content::Date { parts, .. } => {
+                parts.iter().map(|part| format!("{column}.{}", part.name())).collect()
+            }
         }
     }
 
@@ -87,11 +115,62 @@ impl Content {
         missing: Missing,
     ) -> Result<Column, (usize, String)> {
         match self {
-            Content::Number => cells.numbers(syntax, missing).map(Column::F32),
-            Content::Category { categories } => {
-                cells.codes(syntax, missing, |text| categories.find(text)).map(Column::Category)
+            Content::Number { clip } => {
+                let mut values = cells.numbers(syntax, missing)?;
+                if let Some(bounds) = clip {
+                    values.iter_mut().for_each(|value| *value = clipped(*value, *bounds));
+                }
+                Ok(Column::F32(values))
+            }
+            Content::Category { categories, other } => {
+                let find = |text: &str| match categories.find(text) {
+                    Err(_) if *other => Ok(categories.count()),
+                    found => found,
+                };
+                cells.codes(syntax, missing, find).map(Column::Category)
+            }
+            Content::Date { parts, format } => {
+                cells.dates(syntax, missing, format, parts).map(|values| Column::Parts(values, parts.len()))
             }
         }
+    }
+
+    fn kind(&self) -> ColumnKind {
+        match self {
+            Content::Number { .. } => ColumnKind::Number,
+            Content::Category { .. } => ColumnKind::Category,
+            Content::Date { .. } => ColumnKind::Date,
+        }
+    }
+
+    /// Checks a type that was read from a model file.
+    ///
+    /// # Errors
+    /// Returns what is wrong with it.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Content::Number { clip: Some([low, high]) }
+                if !(low <= high && low.is_finite() && high.is_finite()) =>
+            {
+                Err(format!("`clip` is not a range: {low} to {high}"))
+            }
+            Content::Number { .. } => Ok(()),
+            Content::Category { categories, .. } => categories.check(),
+            Content::Date { parts, .. } if parts.is_empty() => Err("it has no parts".into()),
+            Content::Date { .. } => Ok(()),
+        }
+    }
+}
+
+/// The name of the category of all strings that are no category.
+const OTHER: &str = "other";
+
+/// `value`, or the bound that it exceeds. NaN stays NaN.
+pub(crate) fn clipped(value: f32, [low, high]: [f32; 2]) -> f32 {
+    match value {
+        _ if value < low => low,
+        _ if value > high => high,
+        _ => value,
     }
 }
 
@@ -102,22 +181,33 @@ pub(crate) type LearnedColumn = (Content, Option<Column>);
 /// The type of `column` in the training data; `None` if the column is ignored.
 ///
 /// # Errors
-/// Returns an error if the column is not declared and its cells are ambiguous, or if it has
-/// too many categories.
+/// Returns an error if the type is neither declared nor clear from the cells, if the settings of the column do
+/// not suit it, or if it has too many categories.
 pub(crate) fn content(
     table: &Table,
     column: usize,
-    declared: Option<ColumnKind>,
-    missing: Missing,
+    config: &DataConfig,
 ) -> Result<Option<LearnedColumn>, DataError> {
-    match declared {
-        Some(ColumnKind::Ignore) => Ok(None),
-        Some(ColumnKind::Number) => Ok(Some((Content::Number, None))),
-        Some(ColumnKind::Category) => {
-            Ok(Some((Content::Category { categories: Categories::learn(table, column)? }, None)))
+    let name = &table.header[column];
+    let settings = ColumnSettings::of(config, name);
+    let learned = match settings.kind() {
+        Some(ColumnKind::Ignore) => {
+            settings.check(name, ColumnKind::Ignore)?;
+            return Ok(None);
         }
-        None => guess::content(table, column, missing).map(Some),
-    }
+        Some(ColumnKind::Number) => (Content::Number { clip: None }, None),
+        Some(ColumnKind::Category) => {
+            let categories = Categories::learn(table, column, settings.min_count())?;
+            (Content::Category { categories, other: settings.min_count().is_some() }, None)
+        }
+        Some(ColumnKind::Date) => {
+            let (parts, format) = settings.dates(name)?;
+            (Content::Date { parts, format }, None)
+        }
+        None => guess::content(table, column, settings.missing())?,
+    };
+    settings.check(name, learned.0.kind())?;
+    Ok(Some(learned))
 }
 
 /// The run-file key that declares the column `name`.
@@ -127,14 +217,6 @@ fn key(name: &str) -> String {
         true => format!("data.columns.{name}"),
         false => format!("data.columns.{name:?}"),
     }
-}
-
-/// The type that the run file declares for the column `name`.
-pub(crate) fn declared(config: &DataConfig, name: &String) -> Option<ColumnKind> {
-    let is_listed = |names: &Vec<String>| names.contains(name);
-    let is_unused = config.drop.as_ref().is_some_and(is_listed)
-        || config.only.as_ref().is_some_and(|only| !is_listed(only));
-    if is_unused { Some(ColumnKind::Ignore) } else { config.columns.get(name).copied() }
 }
 
 /// Checks the names of columns in the run file. `label` is the index of the label column in `table`.
@@ -167,8 +249,8 @@ fn check_names(table: &Table, label: usize, config: &DataConfig) -> Result<(), D
             Some(_) => {}
         }
     }
-    let contradicts = |(name, kind): &(&String, &ColumnKind)| {
-        **kind != ColumnKind::Ignore && declared(config, name) == Some(ColumnKind::Ignore)
+    let contradicts = |(name, column): &(&String, &ColumnConfig)| {
+        column.kind != Some(ColumnKind::Ignore) && settings::is_unused(config, name)
     };
     match config.columns.iter().find(contradicts) {
         Some((name, _)) if config.only.is_some() => {
@@ -193,13 +275,11 @@ impl Columns {
             ignores_others: config.only.is_some(),
         };
         for some in others.chunks(AT_ONCE) {
-            let learn = |&column: &usize| {
-                content(table, column, declared(config, &table.header[column]), config.missing)
-            };
-            let learnt: Vec<Result<Option<LearnedColumn>, DataError>> = some.par_iter().map(learn).collect();
-            for (learnt, &column) in learnt.into_iter().zip(some) {
+            let learn = |&column: &usize| content(table, column, config);
+            let learned: Vec<Result<Option<LearnedColumn>, DataError>> = some.par_iter().map(learn).collect();
+            for (learned, &column) in learned.into_iter().zip(some) {
                 let name = table.header[column].clone();
-                let Some((content, converted)) = learnt? else {
+                let Some((content, converted)) = learned? else {
                     columns.ignored.push(name);
                     continue;
                 };
@@ -232,11 +312,7 @@ impl Columns {
             }
         }
         self.features.iter().try_for_each(|column| {
-            let problem = match &column.content {
-                Content::Number => Ok(()),
-                Content::Category { categories } => categories.check(),
-            };
-            problem.map_err(|problem| format!("column `{}`: {problem}", column.name))
+            column.content.check().map_err(|problem| format!("column `{}`: {problem}", column.name))
         })
     }
 
@@ -261,11 +337,14 @@ impl Columns {
         let with_features = |column: &Feature| {
             let begin = end;
             end += column.content.width();
-            let categories = match &column.content {
-                Content::Category { categories } => categories.names().to_vec(),
-                Content::Number => Vec::new(),
+            let content = match &column.content {
+                Content::Number { clip } => ColumnContent::Number { clip: *clip },
+                Content::Category { categories, other } => {
+                    ColumnContent::Category { names: categories.names().to_vec(), has_other: *other }
+                }
+                Content::Date { parts, .. } => ColumnContent::Date { parts: parts.clone() },
             };
-            dataset::Column { name: column.name.clone(), categories, features: begin..end }
+            dataset::Column { name: column.name.clone(), content, features: begin..end }
         };
         self.features.iter().map(with_features).collect()
     }
@@ -273,15 +352,40 @@ impl Columns {
     /// Name and number of categories of each categorical column.
     pub(crate) fn categories(&self) -> Vec<(String, usize)> {
         let categories = |column: &Feature| match &column.content {
-            Content::Category { categories } => Some((column.name.clone(), categories.count())),
-            Content::Number => None,
+            Content::Category { .. } => Some((column.name.clone(), column.content.width())),
+            Content::Number { .. } | Content::Date { .. } => None,
         };
         self.features.iter().filter_map(categories).collect()
     }
 
+    /// The settings of each column, with its features.
+    pub(crate) fn settings<'a>(
+        &'a self,
+        config: &'a DataConfig,
+    ) -> impl Iterator<Item = (Range<usize>, ColumnSettings<'a>)> {
+        let mut end = 0;
+        self.features.iter().map(move |column| {
+            let begin = end;
+            end += column.content.width();
+            (begin..end, ColumnSettings::of(config, &column.name))
+        })
+    }
+
+    /// Sets the bounds of the number column with the feature `feature`.
+    pub(crate) fn set_clip(&mut self, feature: usize, bounds: [f32; 2]) {
+        let mut end = 0;
+        let column = self.features.iter_mut().find(|column| {
+            end += column.content.width();
+            feature < end
+        });
+        if let Some(Content::Number { clip }) = column.map(|column| &mut column.content) {
+            *clip = Some(bounds);
+        }
+    }
+
     /// Encodes a table, whose columns are found by name, and converts them on the way. Missing cells become
-    /// NaN if they are allowed.
-    pub(crate) fn encode(&self, table: &mut Table, missing: Missing) -> Result<Array2<f32>, DataError> {
+    /// NaN in the columns that allow them according to `missing`, which has one item per column.
+    pub(crate) fn encode(&self, table: &mut Table, missing: &[Missing]) -> Result<Array2<f32>, DataError> {
         let indices = self.find(table)?;
         let width: usize = self.features.iter().map(|column| column.content.width()).sum();
         let mut values = super::zeros(&table.location, table.rows(), width)?;
@@ -304,15 +408,19 @@ impl Columns {
     }
 
     /// Converts those columns at `indices` that are still strings.
-    fn convert(&self, table: &mut Table, indices: &[usize], missing: Missing) -> Result<(), DataError> {
+    fn convert(&self, table: &mut Table, indices: &[usize], missing: &[Missing]) -> Result<(), DataError> {
         let mut first: Option<(usize, usize, String)> = None;
-        for (features, indices) in self.features.chunks(AT_ONCE).zip(indices.chunks(AT_ONCE)) {
-            let convert = |(feature, &index): (&Feature, &usize)| match &table.columns[index] {
-                Column::String(cells) => feature.content.convert(cells, &table.syntax, missing).map(Some),
-                Column::F32(_) | Column::Category(_) => Ok(None),
-            };
-            let converted: Vec<_> = features.par_iter().zip(indices).map(convert).collect();
-            for (converted, &index) in converted.into_iter().zip(indices) {
+        let columns: Vec<(&Content, usize, Missing)> = (self.features.iter().zip(indices).zip(missing))
+            .map(|((feature, &index), &missing)| (&feature.content, index, missing))
+            .collect();
+        for columns in columns.chunks(AT_ONCE) {
+            let convert =
+                |&(content, index, missing): &(&Content, usize, Missing)| match &table.columns[index] {
+                    Column::String(cells) => content.convert(cells, &table.syntax, missing).map(Some),
+                    Column::F32(_) | Column::Category(_) | Column::Parts(..) => Ok(None),
+                };
+            let converted: Vec<_> = columns.par_iter().map(convert).collect();
+            for (converted, &(_, index, _)) in converted.into_iter().zip(columns) {
                 match converted {
                     Ok(Some(column)) => table.columns[index] = column,
                     Ok(None) => {}
@@ -365,6 +473,10 @@ fn write<'a>(column: &Column, first: usize, rows: impl Iterator<Item = &'a mut [
             MISSING => slots.fill(f32::NAN),
             code => slots[code as usize] = 1.0,
         }),
+        Column::Parts(values, width) => {
+            let cells = values[first * width..].chunks_exact(*width);
+            rows.zip(cells).for_each(|(slots, values)| slots.copy_from_slice(values));
+        }
         Column::String(_) => unreachable!("the columns of features have been converted"),
     }
 }
