@@ -64,7 +64,7 @@ fn restarts_leave_a_poor_minimum_and_keep_the_best_by_validation() {
     let [best] = best[..] else { panic!("{records}") };
     let folder = dir.path("many").join(best["folder"].as_str().unwrap());
     assert_eq!(best["weights_sha256"].as_str(), Some(&wanted[..]));
-    for file in ["weights.safetensors", "summary.json", "metrics.jsonl", "run.toml"] {
+    for file in ["model.safetensors", "summary.json", "metrics.jsonl", "run.toml"] {
         assert_eq!(
             fs::read(folder.join(file)).unwrap(),
             fs::read(dir.path("many").join(file)).unwrap(),

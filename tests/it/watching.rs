@@ -249,7 +249,7 @@ fn the_page_requires_a_token() {
     assert_eq!((counts.len(), counted), (10, 400));
     let (head, svg) = ask(at, "/chart/0?width=400&scale=log", &bearer);
     assert!(head.contains("image/svg+xml") && svg.starts_with("<svg"), "{head}");
-    assert!(ask(at, "/results/weights.safetensors", &bearer).0.starts_with("HTTP/1.1 404"));
+    assert!(ask(at, "/results/model.safetensors", &bearer).0.starts_with("HTTP/1.1 404"));
     assert!(ask(at, "/results/..%2Ftoken", &bearer).0.starts_with("HTTP/1.1 404"));
     assert!(ask(at, "/results/run.toml", &bearer).1.contains("train = \"digits:4000\""));
     for metrics in &cluster.metrics {

@@ -10,8 +10,8 @@ use std::fmt;
 ///
 /// The message names the key, file, line or column at fault, and says what was found there and what was
 /// expected. The command line prints the same message, which therefore refers to settings as `--set
-/// KEY=VALUE`, to [`Run::out`](crate::Run::out) as `--out`, and to [`Run::data_root`](crate::Run::data_root)
-/// and [`LoadOptions::data_root`](crate::LoadOptions::data_root) as `--data-root`.
+/// KEY=VALUE`, to [`Run::out`](crate::Run::out) as `--out`, and to [`Run::data_root`](crate::Run::data_root) as
+/// `--data-root`.
 ///
 /// ```
 /// use downhill::{ErrorKind, Run};

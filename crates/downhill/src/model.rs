@@ -3,16 +3,13 @@
 use crate::coefficients::{self, Coefficients};
 use crate::dataset::{Content, Dataset, refuse_urls};
 use crate::error::{Error, ErrorKind};
-use crate::saved::{self, SavedRun};
 use crate::threads::Threads;
-use crate::value::Value;
 use ndarray::{Array2, ArrayView2};
-use ps_config::RunConfig;
 use ps_core::scores::most_probable;
 use ps_core::{Gradients, Head, Kernel, Samples, Scores};
-use ps_data::{Encoder, NamedArrays, NoProgress, ReadProgress, Split, Validation};
+use ps_data::{Encoder, NoProgress, ReadProgress, Split};
 use ps_plan::BatchPlan;
-use ps_run::{AboutWeights, Job, Measures, SavedWeights, WeightsFile, task};
+use ps_run::{AboutModel, Job, Measures, SavedModel, model_path};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,86 +27,47 @@ pub struct Model(Arc<Inner>);
 struct Inner {
     network: ps_core::Model,
     weights: Vec<f32>,
-    about: AboutWeights,
-    encoder: Encoder,
+    about: AboutModel,
     kernel: Kernel,
     threads: Threads,
 }
 
 impl Model {
-    pub(crate) fn new(job: &Job, saved: SavedWeights, threads: Threads) -> Self {
-        Model(Arc::new(Inner {
-            network: job.model.clone(),
-            weights: saved.weights,
-            about: saved.about,
-            encoder: job.data.encoder(),
-            kernel: job.kernel,
-            threads,
-        }))
+    pub(crate) fn new(saved: SavedModel, kernel: Kernel, threads: Threads) -> Self {
+        let SavedModel { network, weights, about, .. } = saved;
+        Model(Arc::new(Inner { network, weights, about, kernel, threads }))
     }
 
     /// Loads a model from a file that [`Model::save`] wrote, from a run's results folder, or from the
-    /// `weights.safetensors` in such a folder.
+    /// `model.safetensors` in such a folder. Nothing else is needed, neither the run nor its data.
     ///
-    /// A model that was trained on a source needs that source again, unchanged, because the encoding of
-    /// samples follows from it; if it has moved, [`LoadOptions`] says where it is now. A model that was
-    /// trained on arrays needs nothing else.
+    /// Files that were written before `model.safetensors` existed are read as well. If such a model was
+    /// trained on a source, the source is read again, because the file does not say how samples are encoded.
     ///
     /// # Errors
-    /// The file is damaged or not a model, or the training data is missing or has changed.
+    /// The file is damaged, is of a later version, or is not a model.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         Model::load_with(path, &LoadOptions::default())
     }
 
-    /// Like [`Model::load`], with options such as the place of the training data.
+    /// Like [`Model::load`], with options.
     ///
     /// # Errors
-    /// As for [`Model::load`].
+    /// As for [`Model::load`], or the system refuses threads.
     pub fn load_with(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, Error> {
-        let (path, threads) = (path.as_ref(), Threads::start(options.threads)?);
-        let file = saved::open(path)?;
-        if file.about.encoding.is_some() || file.about.arrays.is_some() {
-            return Model::of_file(file, path, threads);
-        }
-        let (mut sets, mut arrays) = (Vec::new(), NamedArrays::new());
-        if let Some(data) = &options.data {
-            sets.push(format!("data.train={}", Value::from(data.placeholder("train", &mut arrays)?)));
-        }
-        let is_train_known = file.about.training_data.is_some();
-        let load = |run: RunConfig, root: &Path| {
-            let mut needed = run.data.clone();
-            if is_train_known {
-                // Predictions depend on the training data alone, so other sources need not be read.
-                needed.test = None;
-                needed.validation.take_if(|validation| matches!(validation, Validation::Source(_)));
-            }
-            refuse_urls(needed.sources())?;
-            let (task, seed) = (task(run.model.head), run.seed);
-            let data = ps_data::load_arrays(&needed, task, seed, &arrays, root, &NoProgress)?;
-            Job::new(run, data, Kernel::detect())
-        };
-        let data_root = options.data_root.as_deref();
-        threads.run(|| Ok(SavedRun::of(file, path, &sets, data_root, threads.clone(), load)?.model))
+        let threads = Threads::start(options.threads)?;
+        let path = model_path(path.as_ref());
+        let saved = threads.run(|| SavedModel::read(&path))?;
+        Ok(Model::new(saved, Kernel::detect(), threads))
     }
 
-    /// Opens a model whose file contains its encoding.
-    fn of_file(file: WeightsFile, path: &Path, threads: Threads) -> Result<Self, Error> {
-        let run = saved::run_file(&file, path, &[])?;
-        let bad = |problem: String| Error::new(ErrorKind::Files, format!("{}: {problem}", path.display()));
-        let task = task(run.model.head);
-        let encoder = match (&file.about.encoding, &file.about.arrays) {
-            (Some(encoder), _) => encoder.clone(),
-            (None, Some(arrays)) => {
-                arrays.clone().encoder(task, file.about.class_names.clone()).map_err(bad)?
-            }
-            (None, None) => unreachable!("the caller has looked"),
-        };
-        if encoder.task() != task {
-            return Err(bad("the encoding is that of another model".into()));
-        }
-        let network = Job::network(&run, encoder.feature_names().len(), encoder.class_names().len())?;
-        let SavedWeights { weights, about } = file.weights(&network)?;
-        Ok(Model(Arc::new(Inner { network, weights, about, encoder, kernel: Kernel::detect(), threads })))
+    /// Like [`Model::load`], but computes with `kernel` on the caller's threads. Also returns the folder of
+    /// the run's data that a file of an earlier version contains.
+    #[doc(hidden)]
+    pub fn open(path: &Path, kernel: Kernel) -> Result<(Self, Option<PathBuf>), Error> {
+        let mut saved = SavedModel::read(&model_path(path))?;
+        let data_root = saved.data_root.take();
+        Ok((Model::new(saved, kernel, Threads::of_caller()), data_root))
     }
 
     /// Saves the model as a safetensors file, as in results folders. Replaces an existing file atomically.
@@ -118,7 +76,7 @@ impl Model {
     /// The file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let Inner { network, weights, about, .. } = &*self.0;
-        Ok(about.write(path.as_ref(), network.layout(), weights)?)
+        Ok(about.write(path.as_ref(), network, weights)?)
     }
 
     /// Predicts all samples of `data`. Labels are ignored and may be absent.
@@ -154,7 +112,7 @@ impl Model {
         is_labelled: bool,
         progress: &dyn ReadProgress,
     ) -> Result<Split, Error> {
-        let encoder = &self.0.encoder;
+        let encoder = self.encoder();
         Ok(match &data.0 {
             Content::Source(source) => {
                 refuse_urls([source.as_str()])?;
@@ -183,18 +141,18 @@ impl Model {
     /// The coefficients of a linear, logistic, softmax or Poisson regression, in the units of the data; `None`
     /// for a model with hidden layers.
     pub fn coefficients(&self) -> Option<Coefficients> {
-        let Inner { network, weights, encoder, .. } = &*self.0;
-        coefficients::coefficients(network, weights, encoder)
+        let Inner { network, weights, about, .. } = &*self.0;
+        coefficients::coefficients(network, weights, &about.encoding)
     }
 
     /// Names of the classes, in the order of the columns of predictions; empty for regression and counts.
     pub fn class_names(&self) -> &[String] {
-        self.0.encoder.class_names()
+        self.encoder().class_names()
     }
 
     /// Names of the features, in the order of the columns of arrays.
     pub fn feature_names(&self) -> &[String] {
-        self.0.encoder.feature_names()
+        self.encoder().feature_names()
     }
 
     /// The parameters as one vector, `[parameters]`, in the order of the tensors in the model file.
@@ -209,12 +167,13 @@ impl Model {
 
     /// The number of steps that were applied to the weights.
     pub fn steps(&self) -> u64 {
-        self.0.about.step
+        self.0.about.steps
     }
 
-    /// The resolved run file that the model was trained with: all keys, including those with default values.
+    /// The resolved run file that the model was trained with: all keys, including those with default values. Of
+    /// paths and URLs, it contains only the last component.
     pub fn run_file(&self) -> &str {
-        &self.0.about.run
+        &self.0.about.provenance.run
     }
 
     /// Returns whether all data of `job` is the same as when the model was trained.
@@ -222,19 +181,31 @@ impl Model {
         self.0.about.fingerprint.data == job.fingerprint.data
     }
 
-    fn gradients(&self) -> Gradients {
+    /// The layers and the head.
+    #[doc(hidden)]
+    pub fn network(&self) -> &ps_core::Model {
+        &self.0.network
+    }
+
+    /// How samples are encoded and preprocessed.
+    #[doc(hidden)]
+    pub fn encoder(&self) -> &Encoder {
+        &self.0.about.encoding
+    }
+
+    /// The computation of gradients and predictions.
+    #[doc(hidden)]
+    pub fn gradients(&self) -> Gradients {
         // Nothing is trained, so the plan does not matter.
         let plan = BatchPlan::new(0, 1, 1, 1, 1, None);
         Gradients::new(self.0.network.clone(), plan, self.0.kernel).of_evaluation()
     }
 }
 
-/// Options of [`Model::load_with`]: the number of threads, and where the training data is now.
+/// Options of [`Model::load_with`]: the number of threads.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     threads: Option<NonZeroUsize>,
-    data_root: Option<PathBuf>,
-    data: Option<Dataset>,
 }
 
 impl LoadOptions {
@@ -245,17 +216,7 @@ impl LoadOptions {
 
     /// Sets the number of threads to compute on. The default is one per processor; 0 counts as 1.
     pub fn threads(self, count: usize) -> Self {
-        LoadOptions { threads: Some(NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)), ..self }
-    }
-
-    /// Sets the folder at which relative paths of the training data start, if the data has moved.
-    pub fn data_root(self, folder: impl Into<PathBuf>) -> Self {
-        LoadOptions { data_root: Some(folder.into()), ..self }
-    }
-
-    /// Replaces the training source, if the data has another name now or the model file names a URL.
-    pub fn data(self, data: &Dataset) -> Self {
-        LoadOptions { data: Some(data.clone()), ..self }
+        LoadOptions { threads: Some(NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)) }
     }
 }
 

@@ -9,9 +9,7 @@ use crate::value::Value;
 use ps_config::{CheckpointArgs, ConfigError, RunConfig};
 use ps_core::Kernel;
 use ps_data::{NamedArrays, NoProgress};
-use ps_run::{
-    AboutWeights, FolderError, Job, Observer, Recorder, RunFolder, SavedWeights, Style, Summary, task,
-};
+use ps_run::{AboutModel, FolderError, Job, Observer, Recorder, RunFolder, SavedModel, Style, Summary, task};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -263,8 +261,9 @@ impl Run {
         let stop = AtomicBool::new(false);
         let Finished { weights, version, summary } =
             threads.run(|| local::run(&job, root, 1, &stop, recorder))?;
-        let about = AboutWeights::new(&job, root, &weights, version);
-        Ok(Trained { model: Model::new(&job, SavedWeights { weights, about }, threads), summary })
+        let about = AboutModel::new(&job, None, &weights, version);
+        let saved = SavedModel { network: job.model.clone(), weights, about, data_root: None };
+        Ok(Trained { model: Model::new(saved, job.kernel, threads), summary })
     }
 
     /// Checks the settings, and returns them with the arrays that stand for sources in them.

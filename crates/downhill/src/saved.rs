@@ -1,86 +1,73 @@
-//! A finished run, opened again.
+//! A finished run, opened again with its data.
 
 use crate::error::{Error, ErrorKind};
 use crate::model::Model;
-use crate::threads::Threads;
 use ps_config::RunConfig;
-use ps_run::{Job, JobError, SavedWeights, WEIGHTS_FILE, WeightsFile};
-use std::path::Path;
+use ps_core::Kernel;
+use ps_run::{Job, JobError, RUN_FILE, model_path};
+use std::path::{Path, PathBuf};
 
 /// A trained model with the job that it came from.
 pub struct SavedRun {
     /// The run file, and the data that was read again.
     pub job: Job,
-    /// The trained weights, with the encoding of the run's data.
+    /// The trained model.
     pub model: Model,
 }
 
-/// Opens the weights of a run, given its folder or its weights file.
-pub(crate) fn open(path: &Path) -> Result<WeightsFile, Error> {
-    let file = if path.is_dir() { path.join(WEIGHTS_FILE) } else { path.to_path_buf() };
-    Ok(SavedWeights::open(&file)?)
-}
-
-/// Returns the run file that a weights file contains, with its keys overridden by `sets`.
-pub(crate) fn run_file(file: &WeightsFile, path: &Path, sets: &[String]) -> Result<RunConfig, Error> {
-    Ok(RunConfig::parse(&file.about.run, &format!("{}, its run file", path.display()), sets)?)
-}
-
 impl SavedRun {
-    /// Opens a run, given its folder or its weights file. `sets` override keys of the run file, `data_root`
-    /// is the folder of the data if it has moved, and `load` reads the data. The caller's threads compute.
+    /// Opens a run, given its results folder or the model file in it, and reads the data of its run file
+    /// again. `sets` override keys of the run file, `data_root` is the folder of the data if it has moved, and
+    /// `load` reads the data. The caller's threads compute.
     ///
     /// # Errors
-    /// A file cannot be read or is not what it should be, or the training data has changed, so that
-    /// predictions would differ.
+    /// A file cannot be read or is not what it should be, or the training data encodes samples in another way
+    /// than when the model was trained.
     pub fn open(
         path: &Path,
         sets: &[String],
         data_root: Option<&Path>,
+        kernel: Kernel,
         load: impl FnOnce(RunConfig, &Path) -> Result<Job, JobError>,
     ) -> Result<Self, Error> {
-        SavedRun::of(open(path)?, path, sets, data_root, Threads::of_caller(), load)
-    }
-
-    pub(crate) fn of(
-        file: WeightsFile,
-        path: &Path,
-        sets: &[String],
-        data_root: Option<&Path>,
-        threads: Threads,
-        load: impl FnOnce(RunConfig, &Path) -> Result<Job, JobError>,
-    ) -> Result<Self, Error> {
-        let run = run_file(&file, path, sets)?;
-        let bad = |problem: String| Error::new(ErrorKind::Data, format!("{}: {problem}", path.display()));
+        let file = model_path(path);
+        let (model, old_root) = Model::open(&file, kernel)?;
+        let bad = |problem: &str| Error::new(ErrorKind::Data, format!("{}: {problem}", path.display()));
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let run_file = folder.join(RUN_FILE);
+        if !run_file.is_file() {
+            return Err(bad(
+                "the file has no run.toml beside it, which would name the run's data; name a source with --data",
+            ));
+        }
+        let run = RunConfig::load(&run_file, sets)?;
         if run.data.train.starts_with("arrays:") {
             return Err(bad(
-                "the run was trained on arrays, which are not saved with it; load the model with the \
-                 library, `downhill::Model::load`"
-                    .into(),
+                "the run was trained on arrays, which are not saved with it; name a source with --data",
             ));
         }
         if run.data.reads_stdin() {
             return Err(bad(
-                "the run was trained on standard input, which cannot be read again, and how samples are \
-                 encoded depends on the training data; train from a file"
-                    .into(),
+                "the run read standard input, which cannot be read again; name a source with --data",
             ));
         }
-        let root = data_root.unwrap_or(&file.about.data_root);
-        let job = load(run, root)?;
-        if !file.about.fits(&job) {
-            return Err(bad(format!(
-                "the training data, `{}` in {}, is not what the run was trained on, and its columns, classes and \
-                 preprocessing come from there; put it back, or name the folder of a copy with --data-root",
+        let root: PathBuf = match data_root {
+            Some(root) => root.into(),
+            None => ps_run::data_root(folder).or(old_root).unwrap_or_else(|| folder.into()),
+        };
+        let job = load(run, &root)?;
+        if job.data.encoder() != *model.encoder() {
+            return Err(bad(&format!(
+                "the training data, `{}` in {}, is not what the run was trained on: its columns, classes or preprocessing \
+                 differ; put it back, name the folder of a copy with --data-root, or name a source with --data",
                 job.run.data.train,
                 root.display()
             )));
         }
-        let model = Model::new(&job, file.weights(&job.model)?, threads);
         Ok(SavedRun { job, model })
     }
 
-    /// Returns whether the validation or test data has changed since the run.
+    /// Returns whether any of the data has changed since the run.
     pub fn data_changed(&self) -> bool {
         !self.model.is_of_data(&self.job)
     }

@@ -82,7 +82,7 @@ impl Head {
     }
 
     /// The last layer of a model for `classes` classes. Only softmax depends on `classes`.
-    fn layer(self, classes: usize) -> LayerSpec {
+    pub fn layer(self, classes: usize) -> LayerSpec {
         LayerSpec::Dense { units: if self == Head::Softmax { classes } else { 1 } }
     }
 }

@@ -1,6 +1,6 @@
 //! Decides when a run is saved, and finds the checkpoint to resume from.
 
-use crate::folder::{CHECKPOINTS, FolderError, RunFolder, WEIGHTS_FILE};
+use crate::folder::{CHECKPOINTS, FolderError, RunFolder};
 use crate::job::Job;
 use crate::resume::resume_check;
 use ps_checkpoint::{Disk, Error, Found, Snapshot, Store, StoreOptions, Writer};
@@ -249,6 +249,9 @@ fn store_options(job: &Job, options: &CheckpointArgs, folder: Option<&Path>) -> 
 fn damaged(problem: &String) -> String {
     format!("damaged checkpoint: {problem}")
 }
+
+/// The weights in the folder of a checkpoint.
+const WEIGHTS_FILE: &str = "weights.safetensors";
 
 /// Returns the weights of each readable checkpoint in a run's folder, with their steps, in ascending order.
 /// The run may still be training: nothing is locked, and the only check is that the weights fit `model`.

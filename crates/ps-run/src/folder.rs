@@ -3,8 +3,8 @@
 use crate::bans::{self, BANS_FILE, Ban};
 use crate::job::Job;
 use crate::lines::{Length, Line};
+use crate::model_file::AboutModel;
 use crate::summary::{Ending, Summary};
-use crate::weights::AboutWeights;
 use ps_config::RunConfig;
 use ps_host::Ceiling;
 use std::fmt;
@@ -20,8 +20,10 @@ pub const METRICS_FILE: &str = "metrics.jsonl";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 /// The subfolder of the first of several restarts.
 const FIRST_RESTART: &str = "restart-1";
-/// The final weights.
-pub const WEIGHTS_FILE: &str = "weights.safetensors";
+/// The trained model.
+pub const MODEL_FILE: &str = "model.safetensors";
+/// The trained model in folders of earlier versions.
+const OLD_MODEL_FILE: &str = "weights.safetensors";
 /// The summary: metrics, outcome, and the hash of the weights.
 pub const SUMMARY_FILE: &str = "summary.json";
 
@@ -29,6 +31,8 @@ pub const SUMMARY_FILE: &str = "summary.json";
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// The commit that the program was built from, if known.
+    commit: Option<&'static str>,
 }
 
 /// Why results cannot be written or read.
@@ -98,7 +102,7 @@ impl RunFolder {
     pub fn of_restarts(out: Option<&Path>, name: &str) -> Result<Self, FolderError> {
         match out {
             Some(path) => match is_empty(path)? {
-                true => Ok(RunFolder { path: path.into() }),
+                true => Ok(RunFolder::at(path.into())),
                 false if is_finished(path) => Err(taken(path, FolderContent::Results)),
                 false => RunFolder::begun(path, FIRST_RESTART),
             },
@@ -108,7 +112,7 @@ impl RunFolder {
 
     fn given(path: &Path, resumed: Option<&RunConfig>) -> Result<Self, FolderError> {
         if is_empty(path)? {
-            return Ok(RunFolder { path: path.into() });
+            return Ok(RunFolder::at(path.into()));
         }
         let results = read_summary(path).filter(|read| read.as_ref().map_or(true, Summary::is_done));
         match (results, resumed) {
@@ -116,7 +120,7 @@ impl RunFolder {
             (None, None) => Err(taken(path, FolderContent::Something)),
             (Some(Ok(summary)), Some(run)) if summary.fingerprint.run != run.fingerprint() => {
                 match path.join(CHECKPOINTS).is_dir() {
-                    true => Ok(RunFolder { path: path.into() }),
+                    true => Ok(RunFolder::at(path.into())),
                     false => Err(taken(path, FolderContent::NoCheckpoint)),
                 }
             }
@@ -128,7 +132,7 @@ impl RunFolder {
     /// Takes `path`, in which an unfinished run has already created the subfolder `begun`.
     fn begun(path: &Path, begun: &str) -> Result<Self, FolderError> {
         match path.join(begun).is_dir() {
-            true => Ok(RunFolder { path: path.into() }),
+            true => Ok(RunFolder::at(path.into())),
             false => Err(taken(path, FolderContent::Something)),
         }
     }
@@ -168,7 +172,7 @@ impl RunFolder {
         for number in 1_u64.. {
             let path = parent.join(format!("{name}-{number}"));
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(RunFolder { path }),
+                Ok(()) => return Ok(RunFolder::at(path)),
                 // Another process may create its folder at the same time, so only the attempt itself is a
                 // reliable test.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -176,6 +180,15 @@ impl RunFolder {
             }
         }
         unreachable!("some number is free")
+    }
+
+    fn at(path: PathBuf) -> Self {
+        RunFolder { path, commit: None }
+    }
+
+    /// Names the commit that the program was built from, for the model file.
+    pub fn with_commit(self, commit: Option<&'static str>) -> Self {
+        RunFolder { commit, ..self }
     }
 
     /// The path of the folder.
@@ -237,16 +250,17 @@ impl RunFolder {
         fs::remove_file(&path).map_err(|error| failed(&path, error))
     }
 
-    /// Writes the final weights. Relative data paths of the run start at `root`.
-    pub fn write_weights(
-        &self,
-        job: &Job,
-        root: &Path,
-        weights: &[f32],
-        version: u64,
-    ) -> Result<(), FolderError> {
-        let about = AboutWeights::new(job, root, weights, version);
-        about.write(&self.path.join(WEIGHTS_FILE), job.model.layout(), weights)
+    /// Writes the model with its final weights, after `version` steps.
+    pub(crate) fn write_model(&self, job: &Job, weights: &[f32], version: u64) -> Result<(), FolderError> {
+        let about = AboutModel::new(job, self.commit, weights, version);
+        about.write(&self.path.join(MODEL_FILE), &job.model, weights)?;
+        // The folder may hold the results of an earlier version, which this run has made longer.
+        match fs::remove_file(self.path.join(OLD_MODEL_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed(&self.path.join(OLD_MODEL_FILE), error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes the summary, last of all files: it marks the run as finished. It is durable when this returns.
@@ -266,11 +280,27 @@ impl RunFolder {
 /// # Errors
 /// A file cannot be read or written.
 pub fn adopt(folder: &Path, from: &Path) -> Result<(), FolderError> {
-    [RUN_FILE, METRICS_FILE, WEIGHTS_FILE, SUMMARY_FILE].iter().try_for_each(|name| {
+    [RUN_FILE, METRICS_FILE, MODEL_FILE, SUMMARY_FILE].iter().try_for_each(|name| {
         let bytes = ps_host::read(&from.join(name), Ceiling::memory(1))
             .map_err(|error| failed(&from.join(name), error))?;
         write_atomically(&folder.join(name), &bytes)
     })
+}
+
+/// Returns the folder at which relative data paths of the run in `path` start, if its summary says so.
+pub fn data_root(path: &Path) -> Option<PathBuf> {
+    read_summary(path)?.ok()?.data_root
+}
+
+/// Returns the path of the model file, given that path or the results folder.
+pub fn model_path(path: &Path) -> PathBuf {
+    match path.is_dir() {
+        false => path.into(),
+        true if path.join(OLD_MODEL_FILE).is_file() && !path.join(MODEL_FILE).exists() => {
+            path.join(OLD_MODEL_FILE)
+        }
+        true => path.join(MODEL_FILE),
+    }
 }
 
 /// Returns the summary in `path` if it is of a finished run like `job`.

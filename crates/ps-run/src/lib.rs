@@ -18,6 +18,7 @@ mod job;
 mod lines;
 mod measures;
 mod memory;
+mod model_file;
 mod observer;
 mod observers;
 mod past;
@@ -31,20 +32,20 @@ mod resume_hint;
 mod run_state;
 mod summary;
 mod trace;
-mod weights;
 mod window;
 
 pub use bans::{BANS_FILE, Ban};
 pub use checkpoints::checkpoint_weights;
 pub use diagnosis::Diagnosis;
 pub use folder::{
-    FolderContent, FolderError, METRICS_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, WEIGHTS_FILE, adopt, ended,
-    finished, reopen,
+    FolderContent, FolderError, METRICS_FILE, MODEL_FILE, RUN_FILE, RunFolder, SUMMARY_FILE, adopt,
+    data_root, ended, finished, model_path, reopen,
 };
 pub use job::{Job, JobError, task};
 pub use lines::{EpochLine, EventLine, HashLine, Line, ProbeLine, StepLine};
 pub use measures::{Measures, counted, grouped, seconds, short};
 pub use memory::HugePages;
+pub use model_file::{AboutModel, Provenance, SavedModel};
 pub use observer::{Observer, Requests, Resumed, StepMade, StepWeights};
 pub use past::PastRun;
 pub use paths::escaped;
@@ -59,4 +60,3 @@ pub use run_state::{
 };
 pub use summary::{Ending, SUMMARY_INDENT, Slowest, Summary};
 pub use trace::Trace;
-pub use weights::{AboutWeights, SavedWeights, WeightsFile};

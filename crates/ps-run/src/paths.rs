@@ -48,17 +48,19 @@ pub(crate) fn unescaped(text: &str) -> PathBuf {
     text.into()
 }
 
-/// Serializes a path with [`escaped`], for `#[serde(with)]`.
+/// Serializes a path that may be absent with [`escaped`], for `#[serde(with)]`.
 pub(crate) mod as_text {
-    use serde::{Deserialize, Deserializer, Serializer};
-    use std::path::{Path, PathBuf};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::path::PathBuf;
 
-    pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&super::escaped(path))
+    pub(crate) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_deref().map(super::escaped).serialize(serializer)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-        String::deserialize(deserializer).map(|text| super::unescaped(&text))
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        Ok(Option::<String>::deserialize(deserializer)?.map(|text| super::unescaped(&text)))
     }
 }
 

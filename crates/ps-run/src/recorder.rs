@@ -385,7 +385,7 @@ impl Recorder {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-    use crate::folder::{SUMMARY_FILE, WEIGHTS_FILE};
+    use crate::folder::{MODEL_FILE, SUMMARY_FILE};
     use ps_config::RunConfig;
     use ps_data::NoProgress;
     use std::fs::File;
@@ -440,8 +440,7 @@ mod tests {
         let weights = job.model.initial(1);
         let error = recorder.finish(&job, place.path(), &weights, job.plan.steps).unwrap_err();
         assert!(error.to_string().contains("metrics.jsonl: No space left on device"), "{error}");
-        let saved = crate::SavedWeights::open(&out.join(WEIGHTS_FILE)).unwrap();
-        assert_eq!(saved.weights(&job.model).unwrap().weights, weights);
+        assert_eq!(crate::SavedModel::read(&out.join(MODEL_FILE)).unwrap().weights, weights);
         // Without a summary, the run counts as unfinished and can be resumed.
         assert!(!out.join(SUMMARY_FILE).exists());
     }

@@ -5,11 +5,12 @@ use crate::diagnosis::Diagnosis;
 use crate::folder::SUMMARY_FILE;
 use crate::job::Job;
 use crate::measures::{Measures, counted, grouped, seconds};
+use crate::paths;
 use ps_checkpoint::Fingerprint;
 use ps_core::weights_hash;
 use ps_data::Split;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The content of `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +50,9 @@ pub struct Summary {
     pub is_tainted: bool,
     /// SHA-256 of the final weights.
     pub weights_sha256: String,
+    /// The folder at which relative data paths of the run file start, if results are written.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "paths::as_text")]
+    pub data_root: Option<PathBuf>,
 }
 
 /// A worker that all others had to wait for.
@@ -122,6 +126,7 @@ impl Summary {
             bans: Vec::new(),
             is_tainted: false,
             weights_sha256: weights_hash(weights),
+            data_root: None,
         }
     }
 

@@ -23,6 +23,9 @@ use tracing::{error, info, warn};
 #[global_allocator]
 static ALLOCATOR: ps_run::HugePages = ps_run::HugePages;
 
+/// The commit that the program is built from.
+const COMMIT: Option<&str> = ps_version::commit!();
+
 /// An error's text and its exit code.
 type Failure = (String, u8);
 
@@ -37,7 +40,7 @@ fn failed(error: &ServerError) -> Failure {
 }
 
 fn main() -> ExitCode {
-    let arguments: Arguments = ps_config::parse(ps_version::commit!());
+    let arguments: Arguments = ps_config::parse(COMMIT);
     arguments.log.start();
     ps_host::keep_large_blocks();
     let served = Signals::listen()
@@ -101,7 +104,8 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
         job.check_memory().map_err(|error| failure(&error, error.is_usage()))?;
     }
     let folder = RunFolder::create(arguments.out.out.as_deref(), &name, Some(&job.run))
-        .map_err(|error| failure(&error, error.is_usage()))?;
+        .map_err(|error| failure(&error, error.is_usage()))?
+        .with_commit(COMMIT);
     let path = folder.path().to_path_buf();
     let mut recorder = Recorder::with_checkpoints(&job, folder, style, &arguments.checkpoint)
         .map_err(|error| failure(&error, error.is_usage()))?;

@@ -1,30 +1,30 @@
-//! `downhill evaluate`: measures saved weights.
+//! `downhill evaluate`: measures a saved model.
 
 use crate::failure::Failure;
 use crate::output;
-use downhill::{ClassificationScores, Evaluation, Scores};
+use downhill::{ClassificationScores, Evaluation, Model, Scores};
 use ps_config::{DataArgs, LogArgs};
 use ps_run::{Style, counted, grouped, short};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Measure the weights of a finished run
+/// Measure a trained model
 ///
-/// Without --data, this measures on the run's validation part and test source, as training does at its end. The run's training
-/// data is read as well and must not have changed, because it determines the columns, classes and preprocessing.
+/// With --data, this needs the model file and that source. Without it, this measures on the validation part and the test source
+/// of the run, as training does at its end, and reads the data that the run.toml beside the model file names.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Folder of the run, or its weights.safetensors
-    #[arg(value_name = "RUN_DIR")]
+    /// Folder of the run, or a model file
+    #[arg(value_name = "MODEL")]
     run: PathBuf,
 
     /// Override a key of the run file; can be repeated
     ///
     /// For example, --set data.test=csv:other.csv. With nothing after the equals sign, as in --set data.test=, the key is
     /// unset: it has its default, as if it were not in the run file.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "source")]
     sets: Vec<String>,
 
     /// Measure on this source instead, such as csv:new.csv
@@ -47,35 +47,21 @@ const EXAMPLES: &str = "\
 Examples:
   downhill evaluate runs/digits-1
   downhill evaluate runs/digits-1 --data digits:1000
-  downhill evaluate runs/digits-1/weights.safetensors --set data.test=digits:500";
+  downhill evaluate runs/digits-1/model.safetensors --set data.test=digits:500";
 
 /// Prints loss, accuracy or R², and further scores.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let style = Style::choose(&arguments.log);
-    let run = super::open_run(&arguments.run, &arguments.sets, arguments.data.data_root.as_deref(), style)?;
-    if run.data_changed() {
-        output::warn(
-            "the validation or test data has changed since the run, so the metrics differ from the run's",
-        );
-    }
-    let (model, data) = (&run.model, &run.job.data);
-    let parts = [("validation", &data.validation), ("test", &data.test)];
-    let evaluations: Vec<(&str, Evaluation)> = match &arguments.source {
+    let (model, evaluations) = match &arguments.source {
         Some(source) => {
-            let split = super::read_data(model, source, true, style)?;
-            vec![(source.as_str(), model.evaluate_encoded(&split))]
+            let model = super::open_model(&arguments.run)?;
+            let split = super::read_data(&model, source, true, style)?;
+            let evaluation = model.evaluate_encoded(&split);
+            (model, vec![(source.as_str(), evaluation)])
         }
-        None => {
-            let parts = parts.into_iter().filter_map(|(name, split)| Some((name, split.as_ref()?)));
-            parts.map(|(name, split)| (name, model.evaluate_encoded(split))).collect()
-        }
+        None => evaluate_run(arguments, style)?,
     };
-    if evaluations.is_empty() {
-        return Err(Failure::Usage(
-            "the run has no validation part and no test source; give a source with --data".into(),
-        ));
-    }
     if arguments.json {
         return print_json(&evaluations, model.weights_sha256());
     }
@@ -88,6 +74,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     lines.push(format!("weights sha256 {}", model.weights_sha256()));
     output::lines(&lines)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Evaluates the model of a run on the run's validation part and test source.
+fn evaluate_run(
+    arguments: &Arguments,
+    style: Style,
+) -> Result<(Model, Vec<(&'static str, Evaluation)>), Failure> {
+    let data_root = arguments.data.data_root.as_deref();
+    let run = super::open_run(&arguments.run, &arguments.sets, data_root, style)?;
+    if run.data_changed() {
+        output::warn("the data has changed since the run, so the metrics differ from the run's");
+    }
+    let parts = [("validation", &run.job.data.validation), ("test", &run.job.data.test)];
+    let parts = parts.into_iter().filter_map(|(name, split)| Some((name, split.as_ref()?)));
+    let evaluations: Vec<_> = parts.map(|(name, split)| (name, run.model.evaluate_encoded(split))).collect();
+    match evaluations.is_empty() {
+        true => Err(Failure::Usage(
+            "the run has no validation part and no test source; give a source with --data".into(),
+        )),
+        false => Ok((run.model, evaluations)),
+    }
 }
 
 /// Prints an object with the metrics of each part, by its name.

@@ -25,11 +25,17 @@ use crate::failure::Failure;
 use downhill::internal::SavedRun;
 use downhill::{Dataset, Model};
 use ps_config::RunConfig;
+use ps_core::Kernel;
 use ps_data::{ReadProgress, Split};
 use ps_run::{DataProgress, Job, JobError, Style};
 use std::path::Path;
 
-/// Opens a run, given its folder or its weights file, and reads its data again. `sets` override keys of the
+/// Opens a model, given its file or the folder of its run.
+fn open_model(path: &Path) -> Result<Model, Failure> {
+    Ok(Model::open(path, Kernel::chosen().map_err(JobError::Kernel)?)?.0)
+}
+
+/// Opens a run, given its folder or the model file in it, and reads its data again. `sets` override keys of the
 /// run file, and `data_root` is the folder of the data if it has moved.
 fn open_run(
     path: &Path,
@@ -38,7 +44,8 @@ fn open_run(
     style: Style,
 ) -> Result<SavedRun, Failure> {
     let progress = DataProgress::new(style);
-    Ok(SavedRun::open(path, sets, data_root, |run, root| load(run, root, &progress))?)
+    let kernel = Kernel::chosen().map_err(JobError::Kernel)?;
+    Ok(SavedRun::open(path, sets, data_root, kernel, |run, root| load(run, root, &progress))?)
 }
 
 /// Loads the data of a run. Sources with URLs are downloaded; relative paths start at `root`.

@@ -1,9 +1,9 @@
-//! `downhill predict`: writes the predictions of saved weights for new samples as CSV.
+//! `downhill predict`: writes the predictions of a saved model for new samples as CSV.
 
 use crate::failure::Failure;
 use crate::output;
 use downhill::Predictions;
-use ps_config::{DataArgs, LogArgs};
+use ps_config::LogArgs;
 use ps_core::{Head, Samples};
 use ps_data::DataError;
 use ps_run::{Style, counted};
@@ -12,17 +12,17 @@ use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Predict with the weights of a finished run
+/// Predict with a trained model
 ///
 /// Writes CSV with one line per sample, in the order of the source: the predicted class and the probability of each class, or
-/// the predicted value or rate. The source needs no labels, and its labels are ignored. The run's training data is read as well
-/// and must not have changed, because it determines the columns and preprocessing.
+/// the predicted value or rate. The source needs no labels, and its labels are ignored. Nothing but the model file and the
+/// source is read.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Folder of the run, or its weights.safetensors
-    #[arg(value_name = "RUN_DIR")]
-    run: PathBuf,
+    /// Folder of the run, or a model file
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
 
     /// Write to this file, which must not exist, instead of standard output
     #[arg(long, short, value_name = "FILE")]
@@ -34,8 +34,6 @@ pub(crate) struct Arguments {
     #[arg(long = "data", value_name = "SOURCE", help_heading = "Data")]
     source: String,
 
-    #[command(flatten)]
-    data: DataArgs,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -52,10 +50,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(path) = arguments.output.as_ref().filter(|path| path.exists()) {
         return Err(already_exists(path));
     }
-    let run = super::open_run(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
-    let split = super::read_data(&run.model, &arguments.source, false, style)?;
-    let predictions = run.model.predict_encoded(&split);
-    let head = run.job.model.head();
+    let model = super::open_model(&arguments.model)?;
+    let split = super::read_data(&model, &arguments.source, false, style)?;
+    let predictions = model.predict_encoded(&split);
+    let head = model.network().head();
     let Some(path) = &arguments.output else {
         output::to_stdout(|out| write_table(&predictions, head, out))?;
         return Ok(ExitCode::SUCCESS);

@@ -128,7 +128,7 @@ fn a_run_leaves_its_run_file_metrics_weights_and_summary() {
     let folder = place.path("results/first");
     let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["checkpoints", "metrics.jsonl", "run.toml", "summary.json", "weights.safetensors"]);
+    assert_eq!(names, ["checkpoints", "metrics.jsonl", "model.safetensors", "run.toml", "summary.json"]);
 
     let summary = json(&folder.join("summary.json"));
     assert_eq!(summary["weights_sha256"], hash(&stdout));
@@ -150,7 +150,7 @@ fn a_run_leaves_its_run_file_metrics_weights_and_summary() {
     // A resolved run file is a valid run file of the same run.
     let again = place.succeed("train results/first/run.toml --data-root . --out results/second");
     assert_eq!(hash(&again), hash(&stdout));
-    let weights = |run: &str| fs::read(place.path(run).join("weights.safetensors")).unwrap();
+    let weights = |run: &str| fs::read(place.path(run).join("model.safetensors")).unwrap();
     assert!(weights("results/second") == weights("results/first"), "equal results are equal files");
 }
 
@@ -217,7 +217,7 @@ fn divergence_names_step_and_rate_and_leaves_no_weights() {
     for word in ["diverged at step", "learning rate", "learning_rate.initial="] {
         assert!(error.contains(word), "{error}");
     }
-    assert!(!place.path("results/weights.safetensors").exists());
+    assert!(!place.path("results/model.safetensors").exists());
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn evaluating_a_run_gives_the_figures_of_its_summary() {
         assert!(line.contains(&format!("accuracy {accuracy:.2} %")), "{line}: {accuracy}");
     }
     assert_eq!(hash(&stdout), summary["weights_sha256"]);
-    let other = place.succeed("evaluate results/weights.safetensors --data digits:40,seed=5");
+    let other = place.succeed("evaluate results/model.safetensors --data digits:40,seed=5");
     assert!(other.contains("(40 samples)"), "{other}");
 }
 
@@ -240,14 +240,14 @@ fn evaluating_a_run_gives_the_figures_of_its_summary() {
 fn damaged_weights_are_refused() {
     let place = TestDir::new();
     place.succeed("train tiny.toml --out results");
-    let path = place.path("results/weights.safetensors");
+    let path = place.path("results/model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&path, &bytes).unwrap();
     assert!(place.fail("evaluate results", 1).contains("damaged"));
     fs::write(&path, &bytes[..last - 9]).unwrap();
-    assert!(place.fail("evaluate results", 1).contains("weights.safetensors"));
+    assert!(place.fail("evaluate results", 1).contains("model.safetensors"));
 }
 
 #[test]

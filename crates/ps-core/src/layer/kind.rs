@@ -1,6 +1,10 @@
 //! The names and settings by which run files define layers, and by which layers are printed.
 
 use super::{KINDS, LayerSpec};
+use serde::de::Error;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A kind of layer that a run file can name.
@@ -60,6 +64,47 @@ impl fmt::Display for Accepts {
             Accepts::Count(most) => write!(f, "an integer from 1 to {most}"),
             Accepts::Share => write!(f, "a number of at least 0 and below 1"),
         }
+    }
+}
+
+/// Writes the kind and the settings as a map, as run files do.
+impl Serialize for LayerSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (kind, values) = self.parts();
+        let mut map = serializer.serialize_map(Some(1 + values.len()))?;
+        map.serialize_entry("kind", kind.name)?;
+        for (Setting { name, accepts }, value) in kind.settings.iter().zip(values) {
+            match accepts {
+                Accepts::Count(_) => map.serialize_entry(name, &(value as u64))?,
+                Accepts::Share => map.serialize_entry(name, &(value as f32))?,
+            }
+        }
+        map.end()
+    }
+}
+
+/// Checks kind and settings as for run files.
+impl<'de> Deserialize<'de> for LayerSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Table {
+            kind: String,
+            #[serde(flatten)]
+            settings: BTreeMap<String, f64>,
+        }
+        let table = Table::deserialize(deserializer)?;
+        let kind = Kind::find(&table.kind)
+            .ok_or_else(|| D::Error::custom(format!("unknown kind of layer `{}`", table.kind)))?;
+        if table.settings.len() > kind.settings.len() {
+            return Err(D::Error::custom(format!("a layer of kind `{}` has other settings", kind.name)));
+        }
+        let setting = |Setting { name, accepts }: &Setting| {
+            let value = table.settings.get(*name).copied();
+            let checked = value.and_then(|value| accepts.check(value, value.fract() == 0.0));
+            checked.ok_or_else(|| D::Error::custom(format!("`{name}` of a layer: expected {accepts}")))
+        };
+        let settings = kind.settings.iter().map(setting).collect::<Result<Vec<f64>, D::Error>>()?;
+        Ok((kind.build)(&settings))
     }
 }
 

@@ -4,17 +4,17 @@ use super::{EVALUATING, Recorder};
 use crate::accumulator::Findings;
 use crate::bans::Ban;
 use crate::diagnosis::Diagnosis;
-use crate::folder::{FolderError, WEIGHTS_FILE};
+use crate::folder::{FolderError, MODEL_FILE};
 use crate::job::Job;
 use crate::measures::Measures;
 use crate::phase::Phase;
 use crate::summary::{Ending, Summary};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 impl Recorder {
     /// Ends the run: writes the results, evaluates the weights and returns the summary. Relative data paths
-    /// of the run start at `root`. The weights are written before anything that can fail.
+    /// of the run start at `root`. The model is written before anything that can fail.
     pub fn finish(
         mut self,
         job: &Job,
@@ -49,13 +49,16 @@ impl Recorder {
         let settled = self.finish_checkpoints(ending);
         let Some(folder) = self.folder.clone() else {
             settled?;
-            return self.conclude(job, weights, version, ending, seconds);
+            return self.conclude(job, None, weights, version, ending, seconds);
         };
+        // If the current folder has been deleted, a relative path is better than no results.
+        let data_root = Some(std::path::absolute(root).unwrap_or_else(|_| root.into()));
         folder.remove_outdated_summary(job)?;
-        folder.write_weights(job, root, weights, version)?;
-        let concluded = settled.and_then(|()| self.conclude(job, weights, version, ending, seconds));
+        folder.write_model(job, weights, version)?;
+        let concluded =
+            settled.and_then(|()| self.conclude(job, data_root, weights, version, ending, seconds));
         concluded.inspect_err(|_| {
-            self.note(&format!("the weights are in {}", folder.path().join(WEIGHTS_FILE).display()));
+            self.note(&format!("the model is in {}", folder.path().join(MODEL_FILE).display()));
         })
     }
 
@@ -63,6 +66,7 @@ impl Recorder {
     fn conclude(
         &mut self,
         job: &Job,
+        data_root: Option<PathBuf>,
         weights: &[f32],
         version: u64,
         ending: Ending,
@@ -74,7 +78,8 @@ impl Recorder {
         }
         let findings = self.accumulator.take_findings();
         let is_inspected = version > 0 && self.plan.ends_epoch(version - 1) && !findings.is_restored;
-        let summary = self.summarize(job, weights, version, ending, seconds, findings);
+        let summary =
+            Summary { data_root, ..self.summarize(job, weights, version, ending, seconds, findings) };
         self.observers.phase(Phase::Finishing, "writing the results");
         if let Some(inspector) = self.observers.inspector.take().filter(|_| !is_inspected) {
             inspector.inspect(version, weights);

@@ -300,7 +300,7 @@ fn a_run_that_cannot_roll_back_fails_and_stays_failed() {
     let summary = std::fs::read_to_string(out.join("summary.json")).unwrap();
     assert!(summary.contains("\"tainted\": true") && summary.contains("\"since\": 0"), "{summary}");
 
-    let written = || std::fs::metadata(out.join("weights.safetensors")).unwrap().modified().unwrap();
+    let written = || std::fs::metadata(out.join("model.safetensors")).unwrap().modified().unwrap();
     let before = written();
     for (more, code) in [(&[][..], 1), (&["--accept-tainted"], 0)] {
         let again = server(more).output().unwrap();

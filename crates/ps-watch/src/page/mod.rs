@@ -24,7 +24,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use ps_net::limits::{self, Capacity, MAX_FORM_BYTES, PAGE_BUFFER_BYTES};
 use ps_plot::{Axis, Figure, Panel};
-use ps_run::{METRICS_FILE, RUN_FILE, RunState, SUMMARY_FILE, WEIGHTS_FILE};
+use ps_run::{METRICS_FILE, MODEL_FILE, RUN_FILE, RunState, SUMMARY_FILE};
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -59,7 +59,7 @@ pub(crate) struct Dashboard {
 }
 
 /// The files that can be downloaded from the results folder.
-const RESULTS: [&str; 4] = [WEIGHTS_FILE, SUMMARY_FILE, METRICS_FILE, RUN_FILE];
+const RESULTS: [&str; 4] = [MODEL_FILE, SUMMARY_FILE, METRICS_FILE, RUN_FILE];
 
 /// Returns the route `/metrics` alone.
 pub(crate) fn metrics(source: Source) -> Router {
@@ -323,10 +323,10 @@ mod tests {
     #[test]
     fn a_result_larger_than_memory_is_served_piece_by_piece() {
         let folder = tempfile::tempdir().unwrap();
-        let weights = std::fs::File::create(folder.path().join(WEIGHTS_FILE)).unwrap();
+        let weights = std::fs::File::create(folder.path().join(MODEL_FILE)).unwrap();
         weights.set_len(1 << 42).unwrap();
         let site = site(Some(folder.path().into()), 8);
-        let mut reader = BufReader::new(ask(&site, "/results/weights.safetensors"));
+        let mut reader = BufReader::new(ask(&site, "/results/model.safetensors"));
         let head = head(&mut reader);
         assert!(
             head.starts_with("HTTP/1.1 200 OK") && head.contains("content-length: 4398046511104"),
@@ -341,10 +341,10 @@ mod tests {
     fn a_result_is_a_regular_file() {
         let folder = tempfile::tempdir().unwrap();
         #[cfg(unix)]
-        std::os::unix::fs::symlink("/dev/zero", folder.path().join(WEIGHTS_FILE)).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join(MODEL_FILE)).unwrap();
         let site = site(Some(folder.path().into()), 8);
         assert!(
-            head(&mut BufReader::new(ask(&site, "/results/weights.safetensors"))).starts_with("HTTP/1.1 404")
+            head(&mut BufReader::new(ask(&site, "/results/model.safetensors"))).starts_with("HTTP/1.1 404")
         );
     }
 

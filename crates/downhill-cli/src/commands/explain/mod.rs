@@ -7,13 +7,11 @@ use crate::drawing;
 use crate::failure::Failure;
 use crate::output;
 use contributions::{Contributions, Sample, cut};
-use downhill::internal::SavedRun;
 use ps_config::{DataArgs, LogArgs};
-use ps_core::{Dense, Gradients, Head, Model, Samples, reference};
+use ps_core::{Dense, Head, Model, Samples, reference};
 use ps_data::{Column, Image, Split};
-use ps_plan::BatchPlan;
 use ps_plot::{Amounts, Bars, Figure, Panel, number};
-use ps_run::{Job, Style};
+use ps_run::Style;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,8 +32,8 @@ const NAME: usize = 24;
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Folder of the run, or its weights.safetensors
-    #[arg(value_name = "RUN_DIR")]
+    /// Folder of the run, or a model file
+    #[arg(value_name = "MODEL")]
     run: PathBuf,
 
     /// Index of the sample, from 0
@@ -59,6 +57,8 @@ pub(crate) struct Arguments {
     output: Option<PathBuf>,
 
     /// Part of the run's data that contains the sample
+    ///
+    /// The data is read again, as the run.toml beside the model file names it.
     #[arg(long, default_value = "train", conflicts_with = "source", help_heading = "Data")]
     part: DataPart,
 
@@ -93,8 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     arguments.output.iter().try_for_each(|path| ps_plot::check(path))?;
     let style = Style::choose(&arguments.log);
-    let run = super::open_run(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
-    let (name, split) = part(arguments, &run, style)?;
+    let (model, name, split) = open(arguments, style)?;
     let index = arguments.sample;
     if index >= split.len() {
         let samples = split.len();
@@ -103,12 +102,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             samples - 1
         )));
     }
-    let explained = Explained::new(&run.job, run.model.weights(), &split, index);
+    let explained = Explained::new(&model, &split, index);
     let mut lines = explained.image.map_or_else(Vec::new, |image| {
         let pixels = shades(&explained.activations[0]);
         drawing::side_by_side(&[(None, pixels)], image).into_iter().filter(|line| !line.is_empty()).collect()
     });
-    let contributions = explained.contributions(&run.job.data.columns(), arguments.class.as_deref())?;
+    let contributions = explained.contributions(&model.encoder().columns(), arguments.class.as_deref())?;
     let [columns, pushes] = [COLUMNS, PUSHES].map(|default| arguments.top.map_or(default, usize::from));
     lines.push(format!("sample {index} of {name}: {}", explained.description()));
     lines.push(String::new());
@@ -126,16 +125,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the part of the data that contains the sample, and its name.
-fn part(arguments: &Arguments, run: &SavedRun, style: Style) -> Result<(String, Split), Failure> {
+/// Opens the model. Also returns the data that contains the sample, and its name.
+fn open(arguments: &Arguments, style: Style) -> Result<(downhill::Model, String, Split), Failure> {
     if let Some(source) = &arguments.source {
-        return Ok((source.clone(), super::read_data(&run.model, source, true, style)?));
+        let model = super::open_model(&arguments.run)?;
+        let split = super::read_data(&model, source, true, style)?;
+        return Ok((model, source.clone(), split));
     }
-    let data = &run.job.data;
+    let run = super::open_run(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;
+    if run.data_changed() {
+        output::warn("the data has changed since the run, so the sample may be another one");
+    }
+    let data = run.job.data;
     let (name, split) = match arguments.part {
-        DataPart::Train => ("the training part", Some(data.train.clone())),
-        DataPart::Validation => ("the validation part", data.validation.clone()),
-        DataPart::Test => ("the test source", data.test.clone()),
+        DataPart::Train => ("the training part", Some(data.train)),
+        DataPart::Validation => ("the validation part", data.validation),
+        DataPart::Test => ("the test source", data.test),
     };
     let missing = || {
         Failure::Usage(format!(
@@ -143,7 +148,7 @@ fn part(arguments: &Arguments, run: &SavedRun, style: Style) -> Result<(String, 
                                 with --data"
         ))
     };
-    Ok((name.to_string(), split.ok_or_else(missing)?))
+    Ok((run.model, name.to_string(), split.ok_or_else(missing)?))
 }
 
 /// A sample, with the outputs and the gradient of its loss.
@@ -190,11 +195,10 @@ impl Samples for SingleSample<'_> {
 type Push = (String, f64);
 
 impl<'a> Explained<'a> {
-    fn new(job: &'a Job, weights: &'a [f32], split: &'a Split, index: usize) -> Self {
-        let (model, one) = (&job.model, SingleSample(split, index));
-        let plan = BatchPlan::new(job.run.seed, 1, 1, 1, 1, None);
-        let mut gradients = Gradients::new(model.clone(), plan, job.kernel).of_evaluation();
-        let sum = gradients.compute(weights, &one, 0, 0..1).pop();
+    fn new(trained: &'a downhill::Model, split: &'a Split, index: usize) -> Self {
+        let (model, weights, encoder) = (trained.network(), trained.weights(), trained.encoder());
+        let one = SingleSample(split, index);
+        let sum = trained.gradients().compute(weights, &one, 0, 0..1).pop();
         let sum = sum.expect("a leaf of one sample has a sum");
         let mut row = vec![0.0; model.features()];
         one.write_row(0, &mut row);
@@ -204,9 +208,9 @@ impl<'a> Explained<'a> {
         Explained {
             model,
             weights,
-            class_names: &job.data.class_names,
-            feature_names: &job.data.feature_names,
-            image: job.data.image,
+            class_names: encoder.class_names(),
+            feature_names: encoder.feature_names(),
+            image: encoder.image(),
             split,
             index,
             target: one.target(0),

@@ -6,6 +6,7 @@ use crate::commands::threads;
 use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::output;
+use crate::programs::COMMIT;
 use downhill::internal as local;
 use ps_config::{CheckpointArgs, DataArgs, LogArgs, OutArgs, RunArgs, WatchArgs};
 use ps_core::{StepReport, reference};
@@ -73,7 +74,7 @@ Examples:
 
 const DETAILS: &str = "\
 Results:
-The results folder contains run.toml (the run file with all defaults and overrides), metrics.jsonl, weights.safetensors, \
+The results folder contains run.toml (the run file with all defaults and overrides), metrics.jsonl, model.safetensors, \
 summary.json and checkpoints/. The results of a finished run are never overwritten by another run. With --restarts, the folder \
 contains a folder for each run, and the results of the best one.
 
@@ -100,7 +101,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         return restarts::run(arguments, job, count.into(), folder.path(), root);
     }
     // The reference trainer writes no checkpoints, so there is nothing to resume from.
-    let folder = RunFolder::create(out, &name, (!arguments.reference).then_some(&job.run))?;
+    let folder =
+        RunFolder::create(out, &name, (!arguments.reference).then_some(&job.run))?.with_commit(COMMIT);
     let path = folder.path().to_path_buf();
     let hint = ResumeHint::new(&arguments.out, &path, style);
     // The handler is installed before any output says that the run has begun.

@@ -4,6 +4,7 @@ use super::Arguments;
 use crate::failure::Failure;
 use crate::interrupt::{self, STOPPED};
 use crate::output;
+use crate::programs::COMMIT;
 use downhill::internal as local;
 use ps_config::{CheckpointArgs, LogArgs};
 use ps_run::{Ending, FolderError, Job, Recorder, ResumeHint, RunFolder, Style, Summary, finished};
@@ -160,7 +161,7 @@ impl Restarts<'_> {
         if let Some(summary) = finished(folder, job) {
             return Ok(summary);
         }
-        let run = RunFolder::create(Some(folder), "restart", Some(&job.run))?;
+        let run = RunFolder::create(Some(folder), "restart", Some(&job.run))?.with_commit(COMMIT);
         let mut recorder = Recorder::with_checkpoints(job, run, style, self.checkpoint)?;
         recorder.note(&format!(
             "starting restart {} of {}, seed {}",
