@@ -3,7 +3,7 @@
 //! `resuming.rs`.
 
 use downhill_tests::{downhill, run};
-use ps_core::control::{EarlyStopping, Guard};
+use ps_core::control::{EarlyStopping, Guard, Monitor};
 use ps_core::kernel::KERNEL_VARIABLE;
 use ps_core::optim::Sgd;
 use ps_core::{
@@ -104,6 +104,7 @@ const WATCHES: &[Case] = &[
             "learning_rate.factor=0.3",
             "learning_rate.patience=0",
             "learning_rate.threshold=0.3",
+            "train.monitor=f1",
             "optimizer.momentum=0.9",
         ],
         Some("lowered"),
@@ -159,6 +160,7 @@ const WATCHES: &[Case] = &[
             "guard.every=7",
             "guard.rise=1.2",
             "train.early_stopping=3",
+            "train.monitor=balanced-accuracy",
             "train.probe_every=5",
             "optimizer.noise=0.001",
             "wire.weights=bf16",
@@ -251,6 +253,7 @@ fn watching() -> Control {
         ..LearningRate::constant(0.5)
     };
     let config = ControlConfig {
+        monitor: Monitor::Loss,
         early_stopping: Some(EarlyStopping { patience: 90, min_delta: 0.0 }),
         guard: Some(Guard { can_recover: true, factor: 0.7, retries: 2, rise: 1.5, every: 20 }),
         descent: None,

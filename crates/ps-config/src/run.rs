@@ -126,8 +126,8 @@ fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError>
     let refuse = |key: &str, why: &str| Err(document.bad_value(key, why.into()));
     let (rate, params) = (&run.learning_rate, &run.optimizer.params);
     let phases = || std::iter::once(rate).chain(&rate.then);
+    let is_plateau = |rate: &RateConfig| rate.schedule == Shape::Is(ScheduleKind::Plateau);
     if run.data.validation.is_none() {
-        let is_plateau = |rate: &RateConfig| rate.schedule == Shape::Is(ScheduleKind::Plateau);
         let key = if is_plateau(rate) { "learning_rate.schedule" } else { "learning_rate.then" };
         if phases().any(is_plateau) {
             return refuse(
@@ -139,6 +139,21 @@ fn fit_together(document: &Document, run: &RunConfig) -> Result<(), ConfigError>
             return refuse(
                 "train.early_stopping",
                 "early stopping follows the validation loss; set data.validation, for example to 0.1",
+            );
+        }
+    }
+    if let Some(monitor) = run.train.monitor {
+        if run.train.early_stopping.is_none() && !phases().any(is_plateau) {
+            return refuse(
+                "train.monitor",
+                "only early stopping and plateau use it; set train.early_stopping, for example to 5",
+            );
+        }
+        if !monitor.suits(run.model.head.has_classes()) {
+            let predicts = if run.model.head.has_classes() { "classes" } else { "values" };
+            return refuse(
+                "train.monitor",
+                &format!("the model predicts {predicts}, which have no {}", monitor.name()),
             );
         }
     }
@@ -243,6 +258,7 @@ impl RunConfig {
             every: every.steps(plan).max(1),
         };
         ControlConfig {
+            monitor: self.train.monitor.unwrap_or_default(),
             early_stopping: early_stopping
                 .map(|patience| EarlyStopping { patience, min_delta: min_delta.unwrap_or(0.0) }),
             guard: (mode != GuardMode::Off).then_some(guard),

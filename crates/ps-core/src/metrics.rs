@@ -17,12 +17,22 @@ pub struct MetricSums {
     /// Per class, the number of samples of that class and how many of them were predicted as
     /// another (classification only).
     pub classes: Vec<[u64; 2]>,
+    /// Per class, the number of samples predicted as that class (classification only).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub predicted: Vec<u64>,
     /// Sum of the targets (regression only).
     pub target: f64,
     /// Sum of the squared targets (regression only).
     pub target_squared: f64,
     /// Sum of the squared residuals (regression only).
     pub residual_squared: f64,
+    /// Sum of the absolute residuals (regression only).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub residual_absolute: f64,
+}
+
+fn is_zero(sum: &f64) -> bool {
+    *sum == 0.0
 }
 
 /// A sample's contribution to the metric sums, apart from its target.
@@ -48,14 +58,16 @@ pub struct Observed {
 impl MetricSums {
     /// Creates empty metric sums for `classes` classes (0 for regression).
     pub fn new(classes: usize) -> Self {
-        MetricSums { classes: vec![[0; 2]; classes], ..MetricSums::default() }
+        MetricSums { classes: vec![[0; 2]; classes], predicted: vec![0; classes], ..MetricSums::default() }
     }
 
     /// Empties the sums and keeps the number of classes and the memory.
     pub fn clear(&mut self) {
         let mut classes = std::mem::take(&mut self.classes);
+        let mut predicted = std::mem::take(&mut self.predicted);
         classes.fill([0; 2]);
-        *self = MetricSums { classes, ..MetricSums::default() };
+        predicted.fill(0);
+        *self = MetricSums { classes, predicted, ..MetricSums::default() };
     }
 
     /// Adds one sample.
@@ -68,11 +80,13 @@ impl MetricSums {
             self.target += target;
             self.target_squared += target * target;
             self.residual_squared += residual * residual;
+            self.residual_absolute += residual.abs();
         } else {
             let wrong = target != outcome.detail;
             self.correct += u64::from(!wrong);
             self.classes[target as usize][0] += 1;
             self.classes[target as usize][1] += u64::from(wrong);
+            self.predicted[outcome.detail as usize] += 1;
         }
     }
 
@@ -85,9 +99,18 @@ impl MetricSums {
             left[0] += right[0];
             left[1] += right[1];
         }
+        // Sums of a checkpoint that an earlier version saved have no predictions.
+        self.predicted.resize(self.predicted.len().max(right.predicted.len()), 0);
+        self.predicted.iter_mut().zip(&right.predicted).for_each(|(left, right)| *left += right);
         self.target += right.target;
         self.target_squared += right.target_squared;
         self.residual_squared += right.residual_squared;
+        self.residual_absolute += right.residual_absolute;
+    }
+
+    /// The sums that are not counts.
+    pub fn floats(&self) -> [f64; 5] {
+        [self.loss, self.target, self.target_squared, self.residual_squared, self.residual_absolute]
     }
 
     /// Mean loss per sample; NaN if there are no samples.

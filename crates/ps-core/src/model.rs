@@ -72,6 +72,11 @@ impl Head {
         }
     }
 
+    /// Whether the targets are classes.
+    pub fn has_classes(self) -> bool {
+        matches!(self, Head::Logistic | Head::Softmax)
+    }
+
     /// Converts predictions, row-major, to `[samples, classes]` with a probability for each class. A logistic
     /// model predicts only that of class 1. Predictions of values stay the same.
     pub fn probabilities(self, predictions: Vec<f32>) -> Vec<f32> {

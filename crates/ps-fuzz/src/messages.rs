@@ -148,8 +148,13 @@ pub(crate) fn worker_seeds() -> Vec<Seed> {
         fingerprints: fingerprints(),
     };
     let node = Node { level: 1, index: 2 };
-    let metric_sums =
-        MetricSums { samples: 8, loss: 1.5, classes: vec![[1, 0], [2, 1], [0, 0]], ..MetricSums::default() };
+    let metric_sums = MetricSums {
+        samples: 8,
+        loss: 1.5,
+        classes: vec![[1, 0], [2, 1], [0, 0]],
+        predicted: vec![1, 1, 1],
+        ..MetricSums::default()
+    };
     let chunk = convert::whole_gradient_chunks(1, node, Bytes::from(vec![1; 28]), 0..7).next();
     let shard = v1::ShardHello {
         protocol_version: PROTOCOL_VERSION,

@@ -21,12 +21,13 @@ pub(crate) fn of_node(
     if mutation.is(Mutation::DigestOmitsMetrics) {
         return Digest(hash.finalize().into());
     }
-    for sum in
-        [metric_sums.loss, metric_sums.target, metric_sums.target_squared, metric_sums.residual_squared]
-    {
+    for sum in metric_sums.floats() {
         hash.update(sum.to_bits().to_le_bytes());
     }
-    for count in [metric_sums.samples, metric_sums.correct].iter().chain(metric_sums.classes.iter().flatten())
+    for count in [metric_sums.samples, metric_sums.correct]
+        .iter()
+        .chain(metric_sums.classes.iter().flatten())
+        .chain(&metric_sums.predicted)
     {
         hash.update(count.to_le_bytes());
     }

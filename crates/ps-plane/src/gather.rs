@@ -267,7 +267,5 @@ fn is_finite(bytes: &[u8]) -> bool {
 }
 
 fn are_finite(metric_sums: &MetricSums) -> bool {
-    [metric_sums.loss, metric_sums.target, metric_sums.target_squared, metric_sums.residual_squared]
-        .iter()
-        .all(|sum| sum.is_finite())
+    metric_sums.floats().iter().all(|sum| sum.is_finite())
 }

@@ -345,7 +345,7 @@ fn probes(lines: &[Line]) -> Vec<ProbeLine> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ps_core::control::Stop;
+    use ps_core::control::{Monitor, Stop};
     use std::time::Duration;
 
     /// A plan with four steps per epoch and `steps` steps in total.
@@ -490,7 +490,7 @@ mod tests {
         accumulator
             .end_wait(Some(&report(plan(8, 20), 4).metric_sums), &mut |record| collect(&mut lines, record));
         assert_eq!(accumulator.findings.validated.as_ref().map(|it| it.0), Some(4));
-        let restored = Event::Restored { loss: 4.0, best: 1.0, step: 2 };
+        let restored = Event::Restored { monitor: Monitor::Loss, value: 4.0, best: 1.0, step: 2 };
         accumulator.event(4, &restored, &mut |record| collect(&mut lines, record));
         assert!(matches!(&lines[..], [Line::Epoch(_), Line::Event(line)] if line.event == "restored"));
         let findings = accumulator.take_findings();
@@ -501,7 +501,12 @@ mod tests {
     fn events_of_a_step_are_reported_before_it() {
         let now = Instant::now();
         let mut accumulator = fresh(plan(8, 0), now);
-        let stop = Event::Stopped(Stop::NoImprovement { best: 0.5, validations: 2, step: 0 });
+        let stop = Event::Stopped(Stop::NoImprovement {
+            monitor: Monitor::Loss,
+            best: 0.5,
+            validations: 2,
+            step: 0,
+        });
         let report = StepReport { is_last: true, events: vec![stop], ..report(plan(8, 0), 0) };
         let mut order = Vec::new();
         accumulator.step(&report, 1, now, &mut |record| {

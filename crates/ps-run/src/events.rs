@@ -1,17 +1,18 @@
 //! Messages for the events of [`ps_core::control`].
 
-use ps_core::control::{Convergence, ConvergenceCriterion, Event, Explosion, Stop};
+use ps_core::control::{Convergence, ConvergenceCriterion, Event, Explosion, Monitor, Stop};
 
 /// Says what happened and why.
 pub(crate) fn text(event: &Event) -> String {
     match *event {
-        Event::Lowered { loss, best, patience, rates: [from, to] } => {
+        Event::Lowered { monitor, value, best, patience, rates: [from, to] } => {
             let validations = match patience {
                 0 => "this one".into(),
                 patience => format!("{} validations in a row", patience + 1),
             };
+            let metric = monitor.name();
             format!(
-                "the validation loss is {loss:.6}, and its best, {best:.6}, was not beaten by enough in {validations}: \
+                "the validation {metric} is {value:.6}, and its best, {best:.6}, was not beaten by enough in {validations}: \
                  learning rate {from} lowered to {to}"
             )
         }
@@ -25,9 +26,11 @@ pub(crate) fn text(event: &Event) -> String {
         Event::Warned { explosion, retries: None } => {
             format!("{}; guard.mode = \"recover\" would go back and lower the rate", explained(explosion))
         }
-        Event::Stopped(Stop::NoImprovement { best, validations, step }) => format!(
-            "stopped early: the validation loss was not below {best:.6} in {validations} validations; the weights after \
-             step {step} are restored"
+        Event::Stopped(Stop::NoImprovement { monitor, best, validations, step }) => format!(
+            "stopped early: the validation {} was not {} {best:.6} in {validations} validations; the weights after \
+             step {step} are restored",
+            monitor.name(),
+            beyond(monitor)
         ),
         Event::Stopped(Stop::Converged(Convergence { loss, criterion, tolerance })) => {
             let why = match criterion {
@@ -42,10 +45,17 @@ pub(crate) fn text(event: &Event) -> String {
             };
             format!("the descent has arrived at loss {loss:.9}: {why}, not above {tolerance:.3e}")
         }
-        Event::Restored { loss, best, step } => format!(
-            "the validation loss is {loss:.6}, not below the best, {best:.6}: the weights after step {step} are restored"
+        Event::Restored { monitor, value, best, step } => format!(
+            "the validation {} is {value:.6}, not {} the best, {best:.6}: the weights after step {step} are restored",
+            monitor.name(),
+            beyond(monitor)
         ),
     }
+}
+
+/// Where better values of a metric are.
+fn beyond(monitor: Monitor) -> &'static str {
+    if monitor.is_maximized() { "above" } else { "below" }
 }
 
 fn explained(explosion: Explosion) -> String {
@@ -75,12 +85,24 @@ mod tests {
         };
         for (event, wanted) in [
             (
-                Event::Lowered { loss: 0.25, best: 0.2, patience: 0, rates: [0.1, 0.05] },
+                Event::Lowered {
+                    monitor: Monitor::Loss,
+                    value: 0.25,
+                    best: 0.2,
+                    patience: 0,
+                    rates: [0.1, 0.05],
+                },
                 "the validation loss is 0.250000, and its best, 0.200000, was not beaten by enough in this one: learning rate \
                  0.1 lowered to 0.05",
             ),
             (
-                Event::Lowered { loss: 0.25, best: 0.2, patience: 2, rates: [0.1, 0.05] },
+                Event::Lowered {
+                    monitor: Monitor::Loss,
+                    value: 0.25,
+                    best: 0.2,
+                    patience: 2,
+                    rates: [0.1, 0.05],
+                },
                 "the validation loss is 0.250000, and its best, 0.200000, was not beaten by enough in 3 validations in a row: \
                  learning rate 0.1 lowered to 0.05",
             ),
@@ -98,7 +120,12 @@ mod tests {
                 "the loss or the gradient is not finite; guard.mode = \"recover\" would go back and lower the rate",
             ),
             (
-                Event::Stopped(Stop::NoImprovement { best: 0.2, validations: 5, step: 30 }),
+                Event::Stopped(Stop::NoImprovement {
+                    monitor: Monitor::Loss,
+                    best: 0.2,
+                    validations: 5,
+                    step: 30,
+                }),
                 "stopped early: the validation loss was not below 0.200000 in 5 validations; the weights after step 30 are \
                  restored",
             ),
@@ -120,7 +147,17 @@ mod tests {
                  predicted, not above 1.000e-9",
             ),
             (
-                Event::Restored { loss: 0.25, best: 0.2, step: 30 },
+                Event::Stopped(Stop::NoImprovement {
+                    monitor: Monitor::F1,
+                    best: 0.2,
+                    validations: 5,
+                    step: 30,
+                }),
+                "stopped early: the validation F1 was not above 0.200000 in 5 validations; the weights after step 30 are \
+                 restored",
+            ),
+            (
+                Event::Restored { monitor: Monitor::Loss, value: 0.25, best: 0.2, step: 30 },
                 "the validation loss is 0.250000, not below the best, 0.200000: the weights after step 30 are restored",
             ),
         ] {

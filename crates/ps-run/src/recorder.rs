@@ -387,6 +387,7 @@ mod tests {
     use super::*;
     use crate::folder::{MODEL_FILE, SUMMARY_FILE};
     use ps_config::RunConfig;
+    use ps_core::control::Monitor;
     use ps_data::NoProgress;
     use std::fs::File;
 
@@ -436,7 +437,7 @@ mod tests {
         let mut recorder = Recorder::new(&job, Some(folder), Style::Quiet).unwrap();
         let full = File::options().write(true).open("/dev/full").unwrap();
         recorder.observers.metrics.as_mut().unwrap().redirect(full);
-        recorder.event(1, &Event::Restored { loss: 1.0, best: 0.5, step: 1 });
+        recorder.event(1, &Event::Restored { monitor: Monitor::Loss, value: 1.0, best: 0.5, step: 1 });
         let weights = job.model.initial(1);
         let error = recorder.finish(&job, place.path(), &weights, job.plan.steps).unwrap_err();
         assert!(error.to_string().contains("metrics.jsonl: No space left on device"), "{error}");

@@ -4,8 +4,21 @@ use crate::document::{Document, Value as Toml};
 use crate::error::ConfigError;
 use crate::field::{Field, field};
 use crate::key::*;
-use crate::setting::{Setting, quoted};
+use crate::setting::{Named, Setting, named, quoted};
 use crate::time::Time;
+use ps_core::control::Monitor;
+
+named!(Monitor {
+    "loss" = Monitor::Loss,
+    "accuracy" = Monitor::Accuracy,
+    "balanced-accuracy" = Monitor::BalancedAccuracy,
+    "precision" = Monitor::Precision,
+    "recall" = Monitor::Recall,
+    "f1" = Monitor::F1,
+    "rmse" = Monitor::Rmse,
+    "mae" = Monitor::Mae,
+    "r-squared" = Monitor::RSquared,
+});
 
 /// The `[train]` table.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +33,8 @@ pub struct TrainConfig {
     pub steps: Option<u64>,
     /// Number of consecutive validations without improvement after which the run ends.
     pub early_stopping: Option<u64>,
+    /// The metric that early stopping and `plateau` follow; `None` is the loss.
+    pub monitor: Option<Monitor>,
     /// How far below the best a validation loss must be to count as an improvement.
     pub min_delta: Option<f64>,
     /// Time between two steps whose actual decrease of the loss is measured.
@@ -50,8 +65,12 @@ pub(crate) static FIELDS: &[Field<TrainConfig>] = &[
     field!(early_stopping, "train.early_stopping", Integer(1, MAX_INTEGER), Described("none"), Always,
         "End the run after this many consecutive validations without improvement, and keep the best \
          weights; needs data.validation."),
+    field!(monitor, "train.monitor", Name(Monitor::NAMES), Described("\"loss\""), Always,
+        "Metric of the validation part that early_stopping and the schedule `plateau` follow. Larger values of \
+         accuracies, precision, recall, F1 and R² count as better. Of two classes, precision, recall and F1 are those \
+         of the second one; otherwise plain means over the classes."),
     field!(min_delta, "train.min_delta", NOT_NEGATIVE, Described("0"), Always,
-        "Minimum decrease of the best validation loss that counts as an improvement for early_stopping."),
+        "Minimum improvement of the best validation loss, or of the monitored metric, that counts for early_stopping."),
     field!(probe_every, "train.probe_every", Accepts::Time(1), Described("none"), Always,
         "Time between two probes. A probe compares the decrease of the batch's loss, predicted to first \
          order, with the actual decrease, and costs a forward pass."),
@@ -67,6 +86,7 @@ pub(crate) fn read(document: &Document) -> Result<TrainConfig, ConfigError> {
         leaf: LEAF,
         steps: None,
         early_stopping: None,
+        monitor: None,
         min_delta: None,
         probe_every: None,
     };

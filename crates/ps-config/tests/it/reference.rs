@@ -39,6 +39,7 @@ fn every_key_can_be_set_and_shows_in_the_resolved_run() {
             (_, Accepts::Factors) => "{ biases = 3.0 }",
             (_, Accepts::Columns) => "{ id = \"ignore\" }",
             (_, Accepts::Texts | Accepts::Names) => "[\"-\"]",
+            (_, Accepts::Name(names)) => names[0],
             (_, Accepts::Separator) => "\";\"",
             (_, Accepts::Rows) => "\"0..9\"",
             (_, Accepts::Text | Accepts::ShareOrText | Accepts::TextOrInteger) => "\"csv:x\"",
@@ -70,6 +71,7 @@ fn names_are_those_that_the_other_crates_serialise() {
             let run = run_for(key, &[format!("{}={name}", key.path)]);
             let json = match key.path {
                 "data.missing" => serde_json::to_string(&run.data.missing),
+                "train.monitor" => serde_json::to_string(&run.train.monitor),
                 "model.kind" => serde_json::to_string(&run.model.kind),
                 "model.activation" => serde_json::to_string(&run.model.activation),
                 "model.head" => serde_json::to_string(&run.model.head),
@@ -102,7 +104,9 @@ fn run_for(key: &Key, sets: &[String]) -> RunConfig {
     };
     let mut needed = Vec::new();
     if !run.iter().any(|set| set.starts_with("model.kind")) {
-        needed.push("model.kind=linear".to_string());
+        let classes = ["accuracy", "balanced-accuracy", "precision", "recall", "f1"];
+        let has_classes = classes.iter().any(|name| is("train.monitor", &format!("={name}")));
+        needed.push(format!("model.kind={}", if has_classes { "logistic" } else { "linear" }));
     }
     if is("model.kind", "=mlp") && key.path != "model.layers" {
         needed.push("model.hidden=[4]".to_string());
@@ -112,10 +116,11 @@ fn run_for(key: &Key, sets: &[String]) -> RunConfig {
     if key.path == "optimizer.nesterov" {
         needed.push("optimizer.momentum=0.5".to_string());
     }
-    if is_one_of(&["plateau"]) || key.path == "train.early_stopping" || key.path == "train.min_delta" {
+    let is_validated = ["train.early_stopping", "train.monitor", "train.min_delta"].contains(&key.path);
+    if is_one_of(&["plateau"]) || is_validated {
         needed.push("data.validation=0.1".to_string());
     }
-    if key.path == "train.min_delta" {
+    if ["train.monitor", "train.min_delta"].contains(&key.path) {
         needed.push("train.early_stopping=5".to_string());
     }
     if key.path == "optimizer.noise_decay" {

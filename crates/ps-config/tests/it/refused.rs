@@ -57,7 +57,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
     line(
         "batch = 64",
         "workers = 2",
-        "run.toml:10: unknown key train.workers: [train] has the keys epochs, batch, leaf, steps, early_stopping, min_delta, probe_every",
+        "run.toml:10: unknown key train.workers: [train] has the keys epochs, batch, leaf, steps, early_stopping, monitor, min_delta, probe_every",
     );
     line("[optimizer]", "[optimiser]", "run.toml:11: unknown table [optimiser]: did you mean [optimizer]?");
     line(
@@ -69,7 +69,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
     line(
         "[train]",
         "[train.more]",
-        "run.toml:8: unknown table [train.more]: [train] has the keys epochs, batch, leaf, steps, early_stopping, min_delta, probe_every",
+        "run.toml:8: unknown table [train.more]: [train] has the keys epochs, batch, leaf, steps, early_stopping, monitor, min_delta, probe_every",
     );
     line(
         "[data]\ntrain = \"digits:\"\nvalidation = 0.1",
@@ -479,6 +479,17 @@ fn policies_that_need_a_validation_loss_require_validation_data() {
         "[[learning_rate.then]]\nfrom = 5\ninitial = 1\nschedule = \"plateau\"\nfactor = 0.5\n",
         "run.toml:14: learning_rate.then = [[learning_rate.then]]: plateau follows the validation loss; set \
          data.validation, for example to 0.1",
+    );
+    line(
+        "batch = 64",
+        "batch = 64\nmonitor = \"f1\"",
+        "run.toml:11: train.monitor = \"f1\": only early stopping and plateau use it; set train.early_stopping, for \
+         example to 5",
+    );
+    line(
+        "batch = 64",
+        "batch = 64\nearly_stopping = 3\nmonitor = \"mae\"",
+        "run.toml:12: train.monitor = \"mae\": the model predicts classes, which have no MAE",
     );
     line(
         "batch = 64",

@@ -128,12 +128,18 @@ impl Control {
     ) -> Option<Event> {
         let early_stopping = self.config.early_stopping?;
         let best = self.state.best?;
-        let loss = validation?.mean_loss();
+        let monitor = self.config.monitor;
+        let loss = monitor.minimized(monitor.value(validation?));
         if early_stopping.is_better(&best, loss) {
             return None;
         }
         let at = self.optimizer.state().len() * weights.len();
         weights.copy_from_slice(&state[at..at + weights.len()]);
-        Some(Event::Restored { loss, best: best.loss, step: best.step })
+        Some(Event::Restored {
+            monitor,
+            value: monitor.minimized(loss),
+            best: monitor.minimized(best.loss),
+            step: best.step,
+        })
     }
 }

@@ -1,4 +1,6 @@
-//! Early stopping: ends a run when the validation loss stops improving and restores the best weights.
+//! Early stopping: ends a run when the validation loss or another monitored metric stops
+//! improving, and restores the best weights. A metric that grows as it improves is negated, so that all of them are
+//! compared like losses.
 
 use serde::{Deserialize, Serialize};
 

@@ -10,6 +10,7 @@ mod apply;
 mod armijo;
 mod early_stopping;
 mod guard;
+mod monitor;
 mod plateau;
 mod probe;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod verdict;
 pub use armijo::{Convergence, ConvergenceCriterion, Descent};
 pub use early_stopping::EarlyStopping;
 pub use guard::{Explosion, Guard};
+pub use monitor::Monitor;
 pub use probe::Probe;
 pub use verdict::{Action, Event, NotFinite, PolicyReport, Stop, Verdict};
 
@@ -37,7 +39,9 @@ use serde::{Deserialize, Serialize};
 /// Which policies a run uses. The default is none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ControlConfig {
-    /// Ends the run when the validation loss stops improving.
+    /// The metric that early stopping and `plateau` follow.
+    pub monitor: Monitor,
+    /// Ends the run when the monitored metric stops improving.
     pub early_stopping: Option<EarlyStopping>,
     /// Reacts to a loss that explodes.
     pub guard: Option<Guard>,
@@ -254,20 +258,22 @@ impl Control {
 
     /// Records a validation. Returns whether the weights are the best so far.
     fn validated(&mut self, step: Step, validation: &MetricSums, decided: &mut PolicyReport) -> bool {
-        let loss = validation.mean_loss();
+        let monitor = self.config.monitor;
+        let loss = monitor.minimized(monitor.value(validation));
         decided.events.extend(self.lower(step, loss));
         let Some(early_stopping) = self.config.early_stopping else { return false };
         match early_stopping.observe(&mut self.state.best, step.step, loss) {
             Validated::Best => true,
             Validated::NotBetter => false,
             Validated::Exhausted(Best { loss, step, waited }) => {
-                decided.stop(Stop::NoImprovement { best: loss, validations: waited, step });
+                let best = monitor.minimized(loss);
+                decided.stop(Stop::NoImprovement { monitor, best, validations: waited, step });
                 false
             }
         }
     }
 
-    /// Passes a validation loss to the current schedule if it is `plateau`.
+    /// Passes a monitored value, which falls as it improves, to the current schedule if it is `plateau`.
     fn lower(&mut self, step: Step, loss: f64) -> Option<Event> {
         let (begin, rate) = self.schedule.phase(step.step);
         if rate.schedule != ScheduleKind::Plateau {
@@ -282,9 +288,11 @@ impl Control {
         let rates = plateau.observe(rate, loss)?;
         // The reported rates include the guard's factor.
         let guarded = self.state.guard.factor();
+        let monitor = self.config.monitor;
         Some(Event::Lowered {
-            loss,
-            best: plateau.best().unwrap_or(loss),
+            monitor,
+            value: monitor.minimized(loss),
+            best: monitor.minimized(plateau.best().unwrap_or(loss)),
             patience: rate.patience,
             rates: rates.map(|rate| (rate * guarded) as f32),
         })

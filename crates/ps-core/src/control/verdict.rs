@@ -1,6 +1,6 @@
 //! What [`Control`](super::Control) decides about a step, and what it reports.
 
-use super::{Convergence, Explosion, Probe};
+use super::{Convergence, Explosion, Monitor, Probe};
 use crate::optim::StepParams;
 
 /// What a step does to the weights.
@@ -70,9 +70,11 @@ impl PolicyReport {
 pub enum Event {
     /// A plateau lowered the rate because validation did not improve.
     Lowered {
-        /// The latest validation loss.
-        loss: f64,
-        /// The best validation loss, which the latest one did not improve on.
+        /// The metric of the validation part that the schedule follows.
+        monitor: Monitor,
+        /// Its latest value.
+        value: f64,
+        /// Its best value, which the latest one did not improve on.
         best: f64,
         /// Validations without improvement that the schedule tolerates.
         patience: u64,
@@ -103,9 +105,11 @@ pub enum Event {
     Stopped(Stop),
     /// The run made its last step, but earlier weights were better and are restored.
     Restored {
-        /// The validation loss of the final weights.
-        loss: f64,
-        /// The best validation loss.
+        /// The metric of the validation part that early stopping follows.
+        monitor: Monitor,
+        /// Its value for the final weights.
+        value: f64,
+        /// Its best value.
         best: f64,
         /// Number of steps made before the best weights were validated.
         step: u64,
@@ -128,9 +132,11 @@ impl Event {
 /// Why a run ends before its last step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stop {
-    /// The validation loss did not improve for too long. The best weights are restored.
+    /// The monitored metric did not improve for too long. The best weights are restored.
     NoImprovement {
-        /// The best validation loss.
+        /// The metric of the validation part.
+        monitor: Monitor,
+        /// Its best value.
         best: f64,
         /// Number of validations since then.
         validations: u64,

@@ -139,15 +139,20 @@ fn metric_sums(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result
     );
     let classes = shape.classes;
     ensure!(
-        tally.class_samples.len() == classes && tally.class_errors.len() == classes,
-        "node {node} of step {step}: tally of {} and {} classes, the model has {classes}",
+        tally.class_samples.len() == classes
+            && tally.class_errors.len() == classes
+            && tally.class_predictions.len() == classes,
+        "node {node} of step {step}: tally of {}, {} and {} classes, the model has {classes}",
         tally.class_samples.len(),
-        tally.class_errors.len()
+        tally.class_errors.len(),
+        tally.class_predictions.len()
     );
     let pairs = tally.class_samples.iter().zip(&tally.class_errors);
     // Each addend is checked against the number of samples, so no sum of the fold can overflow.
     ensure!(
-        pairs.clone().all(|(&all, &wrong)| wrong <= all && all <= samples) && tally.correct <= samples,
+        pairs.clone().all(|(&all, &wrong)| wrong <= all && all <= samples)
+            && tally.class_predictions.iter().all(|&predicted| predicted <= samples)
+            && tally.correct <= samples,
         "node {node} of step {step}: tally counts more than its {samples} samples"
     );
     Ok(MetricSums {
@@ -158,6 +163,8 @@ fn metric_sums(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result
         target: tally.target,
         target_squared: tally.target_squared,
         residual_squared: tally.residual_squared,
+        predicted: tally.class_predictions,
+        residual_absolute: tally.residual_absolute,
     })
 }
 
@@ -185,7 +192,8 @@ mod tests {
     }
 
     fn metric_sums(samples: u64) -> MetricSums {
-        MetricSums { samples, loss: 1.5, classes: vec![[1, 0], [2, 1], [0, 0]], ..MetricSums::default() }
+        let classes = vec![[1, 0], [2, 1], [0, 0]];
+        MetricSums { samples, loss: 1.5, classes, predicted: vec![1, 1, 1], ..MetricSums::default() }
     }
 
     fn good() -> v1::NodeChunk {
@@ -261,11 +269,13 @@ mod tests {
         spoil(|metrics| tally_of(metrics).samples = 9, "tally of 9 samples, its leaves have 8");
         spoil(
             |metrics| tally_of(metrics).class_samples = vec![1],
-            "tally of 1 and 3 classes, the model has 3",
+            "tally of 1, 3 and 3 classes, the model has 3",
         );
-        spoil(|metrics| tally_of(metrics).class_errors.push(0), "tally of 3 and 4 classes");
+        spoil(|metrics| tally_of(metrics).class_errors.push(0), "tally of 3, 4 and 3 classes");
+        spoil(|metrics| tally_of(metrics).class_predictions.clear(), "tally of 3, 3 and 0 classes");
         spoil(|metrics| tally_of(metrics).class_errors[0] = 2, "counts more");
         spoil(|metrics| tally_of(metrics).class_samples[0] = u64::MAX, "counts more");
+        spoil(|metrics| tally_of(metrics).class_predictions[1] = 9, "counts more");
         spoil(|metrics| tally_of(metrics).correct = 9, "counts more");
     }
 

@@ -164,6 +164,8 @@ fn metric_sums_to_wire(metric_sums: MetricSums) -> v1::Tally {
         target: metric_sums.target,
         target_squared: metric_sums.target_squared,
         residual_squared: metric_sums.residual_squared,
+        class_predictions: metric_sums.predicted,
+        residual_absolute: metric_sums.residual_absolute,
     }
 }
 

@@ -65,6 +65,7 @@ fn metrics() -> v1::NodeMetrics {
         correct: 4,
         class_samples: vec![2, 1, 1],
         class_errors: vec![0; 3],
+        class_predictions: vec![0; 3],
         ..v1::Tally::default()
     };
     v1::NodeMetrics { step: 0, level: 0, index: 1, tally: Some(tally) }
