@@ -23,7 +23,7 @@ pub struct Measures {
     pub r_squared: Option<f64>,
     /// Further scores; only of final weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scores: Option<Scores>,
+    pub scores: Option<Box<Scores>>,
 }
 
 /// Maximum number of classes of which a summary contains the confusion matrix.
@@ -50,7 +50,7 @@ impl Measures {
         {
             scores.confusion.clear();
         }
-        Measures { scores: Some(scores), ..self }
+        Measures { scores: Some(Box::new(scores)), ..self }
     }
 
     /// Formats the metrics on one line: `loss 0.0812  accuracy 97.55 %  F1 0.9751  ROC-AUC 0.9995`.
@@ -62,7 +62,7 @@ impl Measures {
         if let Some(r_squared) = self.r_squared {
             line += &format!("  R² {r_squared:.4}");
         }
-        match &self.scores {
+        match self.scores.as_deref() {
             None => {}
             Some(Scores::Classes(scores)) => {
                 line += &format!("  F1 {:.4}", scores.f1());

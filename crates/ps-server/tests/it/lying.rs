@@ -296,7 +296,7 @@ fn a_run_that_cannot_roll_back_fails_and_stays_failed() {
     let text = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{line}{text}");
     assert!(text.contains("accept them with --accept-tainted"), "{text}");
-    assert!(line.contains("\nbanned test at 127.0.0.1:") && line.contains("\ntainted "), "{line}");
+    assert!(line.contains("\nbanned       test at 127.0.0.1:") && line.contains("\ntainted "), "{line}");
     let summary = std::fs::read_to_string(out.join("summary.json")).unwrap();
     assert!(summary.contains("\"tainted\": true") && summary.contains("\"since\": 0"), "{summary}");
 
