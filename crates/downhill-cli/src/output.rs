@@ -1,7 +1,9 @@
-//! Writes to standard output and standard error.
+//! Writes to standard output, standard error and new files.
 
 use crate::failure::Failure;
+use ps_data::DataError;
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::Path;
 
 /// Writes to standard output. A closed pipe is not an error: its reader has seen what it wanted.
 pub(crate) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
@@ -17,6 +19,36 @@ pub(crate) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
 /// Writes lines to standard output.
 pub(crate) fn lines(lines: &[String]) -> Result<(), Failure> {
     to_stdout(|out| lines.iter().try_for_each(|line| writeln!(out, "{line}")))
+}
+
+/// Creates the file `path` atomically. An existing file is never replaced.
+pub(crate) fn write_new(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let failed = |error| Failure::from(DataError::File { path: path.into(), error });
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut aside = tempfile::Builder::new();
+    // Sets the permissions of any new file. By default, only its owner can read a temporary file.
+    #[cfg(unix)]
+    aside.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let aside = aside.tempfile_in(folder).map_err(failed)?;
+    let mut out = BufWriter::new(&aside);
+    write(&mut out).and_then(|()| out.flush()).map_err(failed)?;
+    drop(out);
+    aside.as_file().sync_all().map_err(failed)?;
+    aside.persist_noclobber(path).map(drop).map_err(|error| match error.error.kind() {
+        ErrorKind::AlreadyExists => already_exists(path),
+        _ => failed(error.error),
+    })
+}
+
+/// Returns the error for an existing file `path`.
+pub(crate) fn already_exists(path: &Path) -> Failure {
+    Failure::Usage(format!(
+        "{}: the file exists and is not overwritten; choose another --output",
+        path.display()
+    ))
 }
 
 /// Reports an error on standard error; write errors are ignored.

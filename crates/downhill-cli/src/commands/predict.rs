@@ -5,11 +5,10 @@ use crate::output;
 use downhill::Predictions;
 use ps_config::LogArgs;
 use ps_core::{Head, Samples};
-use ps_data::DataError;
 use ps_run::{Style, counted};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::iter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Predict with a trained model
@@ -48,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     arguments.log.start();
     let style = Style::choose(&arguments.log);
     if let Some(path) = arguments.output.as_ref().filter(|path| path.exists()) {
-        return Err(already_exists(path));
+        return Err(output::already_exists(path));
     }
     let model = super::open_model(&arguments.model)?;
     let split = super::read_data(&model, &arguments.source, false, style)?;
@@ -58,37 +57,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         output::to_stdout(|out| write_table(&predictions, head, out))?;
         return Ok(ExitCode::SUCCESS);
     };
-    write_new(path, |out| write_table(&predictions, head, out))?;
+    output::write_new(path, |out| write_table(&predictions, head, out))?;
     if !arguments.log.quiet {
         output::note(&format!("{} written to {}", counted(split.len(), "prediction"), path.display()));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Creates the file `path` atomically. An existing file is never replaced.
-fn write_new(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
-    let failed = |error| Failure::from(DataError::File { path: path.into(), error });
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut aside = tempfile::Builder::new();
-    // Sets the permissions of any new file. By default, only its owner can read a temporary file.
-    #[cfg(unix)]
-    aside.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let aside = aside.tempfile_in(folder).map_err(failed)?;
-    let mut out = BufWriter::new(&aside);
-    write(&mut out).and_then(|()| out.flush()).map_err(failed)?;
-    drop(out);
-    aside.as_file().sync_all().map_err(failed)?;
-    aside.persist_noclobber(path).map(drop).map_err(|error| match error.error.kind() {
-        io::ErrorKind::AlreadyExists => already_exists(path),
-        _ => failed(error.error),
-    })
-}
-
-fn already_exists(path: &Path) -> Failure {
-    Failure::Usage(format!(
-        "{}: the file exists and is not overwritten; choose another --output",
-        path.display()
-    ))
 }
 
 /// Writes a line for each sample: its value or rate, or the most probable class and all probabilities.
