@@ -128,6 +128,19 @@ impl Encoder {
         matches!(self.encoding.form, Form::Table(_))
     }
 
+    /// The strings that mark a missing cell of a table, among them the empty one; none for other sources.
+    pub fn missing_markers(&self) -> Vec<String> {
+        let Form::Table(columns) = &self.encoding.form else { return Vec::new() };
+        columns.dialect().syntax().markers().all().into_iter().collect()
+    }
+
+    /// The values of those [`Encoder::missing_markers`] that are numbers, such as -999.
+    pub fn missing_numbers(&self) -> Vec<f32> {
+        let Form::Table(columns) = &self.encoding.form else { return Vec::new() };
+        let syntax = columns.dialect().syntax();
+        syntax.markers().all().iter().filter_map(|text| syntax.number(text)).collect()
+    }
+
     /// Whether features are bytes, which stand for values from 0 to 1.
     pub fn are_pixels(&self) -> bool {
         self.encoding.are_pixels()

@@ -1,5 +1,7 @@
 //! Strings that mark a missing value.
 
+use std::collections::BTreeSet;
+
 /// The strings that mark a CSV cell as missing by default, in addition to the empty string and NaN in any
 /// case: the defaults of pandas, and `?`. Sorted in byte order.
 pub const USUAL_MARKERS: [&str; 18] = [
@@ -34,6 +36,19 @@ impl Markers {
         &self.texts
     }
 
+    /// All strings that mark a missing cell: the empty one, the listed ones, and NaN in every case if that is a
+    /// marker.
+    pub(crate) fn all(&self) -> BTreeSet<String> {
+        let nans = (0..8_u8).filter(|_| self.has_nan).map(|upper| {
+            let letter = |(at, letter): (usize, char)| match upper >> at & 1 {
+                1 => letter.to_ascii_uppercase(),
+                _ => letter,
+            };
+            "nan".chars().enumerate().map(letter).collect()
+        });
+        self.texts.iter().cloned().chain([String::new()]).chain(nans).collect()
+    }
+
     /// Whether a cell with the trimmed string `text` is missing.
     pub(crate) fn contains(&self, text: &str) -> bool {
         text.is_empty()
@@ -53,6 +68,10 @@ mod tests {
         for text in USUAL_MARKERS.into_iter().chain(["", "nan", "NAN"]) {
             assert!(markers.contains(text), "{text}");
         }
+        let all = markers.all();
+        assert!(all.iter().all(|text| markers.contains(text)), "{all:?}");
+        // The usual ones, the empty string, and seven more ways to write NaN.
+        assert_eq!(all.len(), USUAL_MARKERS.len() + 1 + 7, "{all:?}");
         for text in ["-", "na", "Null", "none", "0", "missing"] {
             assert!(!markers.contains(text), "{text}");
         }

@@ -40,6 +40,11 @@ impl CellSyntax {
         syntax
     }
 
+    /// Which strings mark a missing value.
+    pub(crate) fn markers(&self) -> &Markers {
+        &self.markers
+    }
+
     /// Classifies the trimmed string `text`.
     pub(crate) fn classify(&self, text: &str) -> Cell {
         match self.number(text) {
