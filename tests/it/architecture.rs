@@ -17,6 +17,7 @@ const OURS: &[(&str, &[&str])] = &[
     ("ps-plane", &["ps-coord", "ps-core", "ps-plan"]),
     ("ps-data", &["ps-core", "ps-host", "ps-plan"]),
     ("ps-checkpoint", &["ps-core", "ps-host", "ps-plan"]),
+    ("ps-onnx", &["ps-core", "ps-data", "ps-host", "ps-plan"]),
     ("ps-fetch", &["ps-core", "ps-data", "ps-host", "ps-plan"]),
     ("ps-config", &["ps-core", "ps-data", "ps-host", "ps-plan", "ps-terminal"]),
     (
@@ -28,6 +29,7 @@ const OURS: &[(&str, &[&str])] = &[
             "ps-core",
             "ps-data",
             "ps-host",
+            "ps-onnx",
             "ps-plan",
             "ps-plane",
             "ps-run",
@@ -44,6 +46,7 @@ const NEVER: &[(&[&str], &[&str])] = &[
         &["ps-plan", "ps-core", "ps-coord", "ps-plane", "ps-data", "ps-checkpoint", "ps-scale"],
         &["tokio", "tonic", "prost", "clap", "tracing"],
     ),
+    (&["ps-onnx"], &["tokio", "tonic", "clap", "tracing"]),
     // The round logic computes no numbers.
     (&["ps-coord"], &["rayon", "sha2", "bytes", "ndarray"]),
     // The library and the crates below it do not use the network and start no async runtime.

@@ -16,6 +16,7 @@ mod killing;
 mod minima;
 mod namespaces;
 mod numerics;
+mod onnx;
 mod optimizers;
 mod pictures;
 mod protected;

@@ -28,7 +28,7 @@ fn section<'a>(page: &'a str, title: &str) -> &'a str {
 }
 
 /// Returns the fenced block of a language.
-fn block<'a>(section: &'a str, language: &str) -> &'a str {
+pub(crate) fn block<'a>(section: &'a str, language: &str) -> &'a str {
     let (_, rest) = section.split_once(&format!("```{language}\n")).unwrap();
     rest.split_once("```").unwrap().0
 }

@@ -12,8 +12,8 @@ use clap::{Parser, Subcommand};
 #[cfg(unix)]
 use commands::verify;
 use commands::{
-    bench, certs, coefficients, completions, data, diff, evaluate, explain, find_lr, launch, man, plot,
-    predict, runs, simulate, status, stop, train,
+    bench, certs, coefficients, completions, data, diff, evaluate, explain, export, find_lr, launch, man,
+    plot, predict, runs, simulate, status, stop, train,
 };
 use std::process::ExitCode;
 
@@ -38,6 +38,7 @@ enum Command {
     Coefficients(coefficients::Arguments),
     Predict(predict::Arguments),
     Explain(explain::Arguments),
+    Export(export::Arguments),
     Plot(plot::Arguments),
     Runs(runs::Arguments),
     Diff(diff::Arguments),
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Predict(arguments) => predict::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
         Command::Plot(arguments) => plot::run(&arguments),
         Command::Runs(arguments) => runs::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),

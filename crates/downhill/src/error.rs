@@ -3,6 +3,7 @@
 use crate::local::LocalError;
 use ps_config::ConfigError;
 use ps_data::DataError;
+use ps_onnx::OnnxError;
 use ps_run::{FolderError, JobError};
 use std::fmt;
 
@@ -39,6 +40,8 @@ pub enum ErrorKind {
     Resources,
     /// A file of results, a checkpoint or a model cannot be read or written, or the results folder is in use.
     Files,
+    /// The model cannot be expressed in the requested format.
+    Unsupported,
     /// The loss or a weight is no longer finite.
     Diverged,
     /// A bug in this library.
@@ -101,6 +104,12 @@ impl From<JobError> for Error {
 impl From<FolderError> for Error {
     fn from(error: FolderError) -> Self {
         Error { kind: ErrorKind::Files, is_usage: error.is_usage(), source: error.into() }
+    }
+}
+
+impl From<OnnxError> for Error {
+    fn from(error: OnnxError) -> Self {
+        Error { kind: ErrorKind::Unsupported, is_usage: error.is_usage(), source: error.into() }
     }
 }
 

@@ -63,6 +63,8 @@ pub use ndarray;
 #[doc(inline)]
 pub use ps_core::scores::{ClassAverage, ClassScores, ClassificationScores, RegressionScores, Scores};
 #[doc(inline)]
+pub use ps_onnx::Input as OnnxInput;
+#[doc(inline)]
 pub use ps_run::{Measures, Observer, Requests, StepMade, Summary};
 pub use run::{Run, Trained};
 pub use value::Value;

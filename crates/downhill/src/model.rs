@@ -8,6 +8,7 @@ use ndarray::{Array2, ArrayView2};
 use ps_core::scores::most_probable;
 use ps_core::{Gradients, Head, Kernel, Samples, Scores};
 use ps_data::{Encoder, NoProgress, ReadProgress, Split};
+use ps_onnx::Input as OnnxInput;
 use ps_plan::BatchPlan;
 use ps_run::{AboutModel, Job, Measures, SavedModel, model_path};
 use std::num::NonZeroUsize;
@@ -77,6 +78,38 @@ impl Model {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let Inner { network, weights, about, .. } = &*self.0;
         Ok(about.write(path.as_ref(), network, weights)?)
+    }
+
+    /// Returns the model as an ONNX file, including the encoding and preprocessing of samples. Its inputs are
+    /// the columns of a table, pixels or features, as the training data was; its outputs are `label` and
+    /// `probabilities`, or `variable` for regression and counts. `docs/onnx.md` describes them.
+    ///
+    /// ```
+    /// use downhill::{Dataset, Run, ndarray::Array2};
+    ///
+    /// let rows = Array2::from_shape_fn((40, 3), |(row, column)| (row * (column + 2) % 7) as f32);
+    /// let labels: Vec<&str> = (0..40).map(|row| if row % 7 < 3 { "low" } else { "high" }).collect();
+    /// let data = Dataset::from_arrays(rows, labels)?;
+    /// let model = Run::new().set("model.kind", "softmax").data(&data).train()?.model;
+    /// let folder = tempfile::tempdir().expect("a folder");
+    /// std::fs::write(folder.path().join("model.onnx"), model.to_onnx()?).expect("the file is written");
+    /// # Ok::<(), downhill::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// ONNX cannot express the model; [`ErrorKind::Unsupported`].
+    pub fn to_onnx(&self) -> Result<Vec<u8>, Error> {
+        self.to_onnx_with(OnnxInput::Columns)
+    }
+
+    /// Like [`Model::to_onnx`], but with a choice of inputs. With [`OnnxInput::Features`], the program that runs
+    /// the model must encode categories itself, in the order of [`Model::feature_names`].
+    ///
+    /// # Errors
+    /// As for [`Model::to_onnx`].
+    pub fn to_onnx_with(&self, input: OnnxInput) -> Result<Vec<u8>, Error> {
+        let Inner { network, weights, about, .. } = &*self.0;
+        Ok(ps_onnx::to_onnx(network, weights, &about.encoding, input)?)
     }
 
     /// Predicts all samples of `data`. Labels are ignored and may be absent.

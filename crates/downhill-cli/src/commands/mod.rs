@@ -8,6 +8,7 @@ pub(crate) mod data;
 pub(crate) mod diff;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
+pub(crate) mod export;
 pub(crate) mod find_lr;
 pub(crate) mod launch;
 pub(crate) mod man;

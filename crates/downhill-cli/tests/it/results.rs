@@ -217,6 +217,22 @@ fn a_folder_whose_name_is_not_unicode_works() {
 }
 
 #[test]
+fn a_model_is_exported_to_a_new_file_and_never_over_another() {
+    let place = TestDir::new();
+    place.succeed("train run.toml --out run");
+    let [_, stderr] = place.succeed("export run --output model.onnx");
+    assert_eq!(stderr, "model written to model.onnx\n");
+    let size = |name: &str| fs::metadata(place.path(name)).unwrap().len();
+    let written = size("model.onnx");
+    let output = place.run("export run --format onnx --input features --output model.onnx");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("model.onnx: the file exists"), "{output:?}");
+    assert_eq!(size("model.onnx"), written);
+    place.succeed("export run --input features --output features.onnx");
+    assert!(size("features.onnx") < written, "the network alone is smaller");
+}
+
+#[test]
 fn training_and_inspect_report_the_number_of_categories() {
     let place = TestDir::new();
     let [_, stderr] = place.succeed("train run.toml");
