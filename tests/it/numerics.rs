@@ -137,7 +137,7 @@ fn worked_example(file: &str, table: &str) -> (String, String) {
         let _ = writeln!(numbers, "\nweights {when}:");
         for tensor in model.layout().tensors() {
             let values = &weights[tensor.offset..tensor.offset + tensor.len()];
-            let _ = writeln!(numbers, " {}: {}", tensor.name, list(values));
+            let _ = writeln!(numbers, "  {}: {}", tensor.name, list(values));
         }
     };
     weights(&mut numbers, "before step 0", &initial);

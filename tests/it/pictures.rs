@@ -242,14 +242,14 @@ fn explain_names_the_columns_of_a_table_and_their_contributions() {
     let output = explained("logistic\"", &["--sample", "4"]);
     assert!(output.stdout.contains("contributions to the log-odds of class yes: weight × input"), "{output}");
     let amount = |name: &str| -> f64 {
-        let row = output.stdout.lines().find(|line| line.starts_with(&format!(" {name} "))).unwrap();
+        let row = output.stdout.lines().find(|line| line.starts_with(&format!("  {name} "))).unwrap();
         row.split_whitespace().last().unwrap().parse().unwrap()
     };
     let sum = amount("size") + amount("colour=red") + amount("bias");
     assert!(amount("size") > 0.5 && (sum - amount("sum")).abs() < 2e-3, "{output}");
     let empty = run(downhill(&["explain"]).arg(dir.path("logistic")).args(["--sample", "7", "--top", "2"]));
     assert!(
-        empty.stdout.lines().any(|line| line.starts_with(" colour ") && line.contains("missing")),
+        empty.stdout.lines().any(|line| line.starts_with("  colour ") && line.contains("missing")),
         "{empty}"
     );
 
@@ -257,7 +257,7 @@ fn explain_names_the_columns_of_a_table_and_their_contributions() {
     let flags = ["--sample", "4", "--class", "no", "--output", picture.to_str().unwrap()];
     let output = explained("mlp\"\nhidden = [4]", &flags);
     assert!(output.stdout.contains("the logit of class no: gradient × input"), "{output}");
-    assert!(output.stdout.contains(" remainder "), "{output}");
+    assert!(output.stdout.contains("  remainder "), "{output}");
     let svg = fs::read_to_string(picture).unwrap();
     for words in ["size=7", "colour=red", "remainder", "gradient × input"] {
         assert!(svg.contains(words), "no {words} in the figure");

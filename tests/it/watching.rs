@@ -105,7 +105,7 @@ fn runs_are_listed_and_compared_by_their_hashes() {
     let same = diff("a", "d");
     assert_eq!(same.status.code(), Some(0), "{same}");
     assert!(
-        same.stdout.contains("run file the same") && same.stdout.contains("the same after all"),
+        same.stdout.contains("run file     the same") && same.stdout.contains("the same after all"),
         "{same}"
     );
     let other = diff("a", "c");

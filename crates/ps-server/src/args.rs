@@ -183,13 +183,13 @@ Examples:
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0 done
-  1 failed
-  2 wrong command line or run file
-  3 ended with 'downhill stop'
-  42 refused by the coordinator
-  130 stopped by Ctrl-C before the run was done
-  143 stopped by SIGTERM before the run was done
+  0    done
+  1    failed
+  2    wrong command line or run file
+  3    ended with 'downhill stop'
+  42   refused by the coordinator
+  130  stopped by Ctrl-C before the run was done
+  143  stopped by SIGTERM before the run was done
 
 A server that is stopped saves the run, which resumes when the server is started again; workers and shards wait for it. After \
 'downhill stop', it resumes only with --resume. Code 42 means that the run file, data, version, certificate or token of a shard does not match that of its coordinator. \

@@ -438,7 +438,7 @@ impl Cluster<'_> {
         let mut actions = Vec::new();
         self.server.coordinator.step(self.now, event, &mut actions);
         for action in &actions {
-            self.note(|| format!(" coordinator: {action:?}"));
+            self.note(|| format!("  coordinator: {action:?}"));
         }
         actions
     }
@@ -665,7 +665,7 @@ impl Cluster<'_> {
         }
         self.network.counts.server_crashes += 1;
         self.accumulate_counts();
-        self.note(|| " the coordinator dies".into());
+        self.note(|| "  the coordinator dies".into());
         self.server_process += 1;
         self.server.is_up = false;
         self.server.is_whole = false;
@@ -704,7 +704,7 @@ impl Cluster<'_> {
         self.rewound = true;
         let version = self.server.plane.version();
         self.network.counts.restores += u64::from(version > 0);
-        self.note(|| format!(" the coordinator starts from step {version}"));
+        self.note(|| format!("  the coordinator starts from step {version}"));
         self.set_server_timer();
         Ok(())
     }
@@ -816,7 +816,7 @@ impl Cluster<'_> {
         let mut actions = Vec::new();
         self.server.core.step(self.now, event, &mut actions);
         for action in actions {
-            self.note(|| format!(" server: {action:?}"));
+            self.note(|| format!("  server: {action:?}"));
             checks::action(&self.server, &self.shards, &self.job.plan, &action)?;
             self.server_performs(action)?;
         }

@@ -221,7 +221,7 @@ impl Cluster<'_> {
         while let Some(event) = events.pop_front() {
             self.shards[index].core.step(event, &mut actions);
             for action in actions.drain(..) {
-                self.note(|| format!(" shard {index}: {action:?}"));
+                self.note(|| format!("  shard {index}: {action:?}"));
                 let resumes = matches!(action, ShardAction::Begin | ShardAction::Resume { .. });
                 if resumes && !self.shards[index].links.is_empty() {
                     return Err(format!("shard {index} resumes, and workers of before are still connected"));
@@ -345,7 +345,7 @@ impl Cluster<'_> {
         shard.era = None;
         shard.links.clear();
         let link = shard.link.take();
-        self.note(|| format!(" shard {index} dies"));
+        self.note(|| format!("  shard {index} dies"));
         self.close_links_of(index + 1);
         link.into_iter().for_each(|link| self.cut_shard_link(link, 500));
         let delay = self.network.up_to(2500);

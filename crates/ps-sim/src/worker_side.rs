@@ -96,7 +96,7 @@ impl Cluster<'_> {
         if self.network.strikes(self.now, faults.stall) {
             self.slots[slot].stalled_until = self.now + Millis::from(50 + self.network.below(3000));
             self.network.counts.stalls += 1;
-            self.note(|| format!(" worker in slot {slot} stands still"));
+            self.note(|| format!("  worker in slot {slot} stands still"));
         }
         if (self.slots.len() as u32) < faults.max_workers && self.network.strikes(self.now, faults.join) {
             self.network.counts.joins += 1;
@@ -141,7 +141,7 @@ impl Cluster<'_> {
         let counts = &mut self.network.counts;
         let count = [&mut counts.partitions_down, &mut counts.partitions_up, &mut counts.partitions_both];
         *count.into_iter().nth(directions as usize).expect("there are three kinds") += 1;
-        self.note(|| format!(" worker in slot {slot} is cut off, kind {directions}"));
+        self.note(|| format!("  worker in slot {slot} is cut off, kind {directions}"));
     }
 
     /// Draws the faults of the servers.
@@ -306,7 +306,7 @@ impl Cluster<'_> {
             process.core.step(self.now, event, &mut actions);
         }
         for action in actions {
-            self.note(|| format!(" slot {slot}: {action:?}"));
+            self.note(|| format!("  slot {slot}: {action:?}"));
             self.worker_performs(slot, action)?;
         }
         self.set_worker_timer(slot);

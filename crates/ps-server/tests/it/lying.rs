@@ -306,7 +306,7 @@ fn a_run_that_cannot_roll_back_fails_and_stays_failed() {
         let again = server(more).output().unwrap();
         let text = String::from_utf8_lossy(&again.stderr);
         assert_eq!(again.status.code(), Some(code), "{text}");
-        assert!(String::from_utf8_lossy(&again.stdout).contains("\ntainted "), "{text}");
+        assert!(String::from_utf8_lossy(&again.stdout).contains("\ntainted      "), "{text}");
     }
     assert_eq!(written(), before);
 }
