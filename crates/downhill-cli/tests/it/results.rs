@@ -254,7 +254,7 @@ fn training_and_inspect_report_the_number_of_categories() {
         .succeed("data inspect csv:named.csv --set data.columns.name=ignore --set data.columns.pay=category");
     assert!(stdout.contains("ignored: ") && stdout.contains("20 categories: "), "{stdout}");
     let refused = place.fail("train run.toml --set data.train=csv:named.csv", 1);
-    assert!(refused.contains("named.csv:2: column `name`: `person 0` is one of 20 different"), "{refused}");
+    assert!(refused.contains("named.csv:2: column `name`: `person 0` is one of 20 distinct"), "{refused}");
     place.write("headless.csv", "red,1\nblue,2\n");
     let refused = place.fail("data inspect csv:headless.csv", 1);
     assert!(
