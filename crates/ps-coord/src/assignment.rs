@@ -3,8 +3,8 @@
 use crate::event::{Millis, ServerAction, WorkerId};
 use crate::membership::Members;
 use crate::notice::Notice;
-use crate::rhythm::Rhythm;
 use crate::round::{LeafRun, Round};
+use crate::round_times::RoundTimes;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -111,7 +111,7 @@ const COPY_SHARE: u32 = 16;
 pub(crate) fn assign_missing(
     round: &mut Round,
     members: &mut Members,
-    rhythm: &Rhythm,
+    round_times: &RoundTimes,
     now: Millis,
     timeout: Millis,
     actions: &mut Vec<ServerAction>,
@@ -119,7 +119,7 @@ pub(crate) fn assign_missing(
     let all_leaves = round.all_leaves();
     let known = members.speeds();
     let patience =
-        |members: &Members, worker, held| rhythm.patience(members, known, worker, held, all_leaves);
+        |members: &Members, worker, held| round_times.allowed(members, known, worker, held, all_leaves);
     let is_first = round.is_untouched();
     if is_first {
         assign_copies(round, members, now, actions);

@@ -80,7 +80,7 @@ impl Audits {
     }
 
     /// Settles a node, given its true digest, and returns the workers that sent another one.
-    pub(crate) fn judge(&mut self, node: Node, digest: Digest) -> BTreeSet<WorkerId> {
+    pub(crate) fn settle(&mut self, node: Node, digest: Digest) -> BTreeSet<WorkerId> {
         self.disputed.remove(&node);
         self.requested.remove(&node);
         let copies = self.copies.get(&node).into_iter().flatten();

@@ -83,8 +83,8 @@ pub enum ServerEvent {
         /// The worker, which stays in the run.
         worker: WorkerId,
     },
-    /// The answer to [`ServerAction::Judge`]: the server has computed a node of the open step itself.
-    Judged {
+    /// The answer to [`ServerAction::Recompute`]: the server has computed a node of the open step itself.
+    Recomputed {
         /// The step that the node belongs to.
         step: u64,
         /// The node that was recomputed.
@@ -181,8 +181,8 @@ pub enum ServerAction {
         leaves: Range<u32>,
     },
     /// Compute a node of `step` on the server, with the weights of that version,
-    /// and answer [`ServerEvent::Judged`].
-    Judge {
+    /// and answer [`ServerEvent::Recomputed`].
+    Recompute {
         /// The open step.
         step: u64,
         /// The node whose copies disagree or that nobody else can recompute.

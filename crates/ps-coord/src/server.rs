@@ -7,8 +7,8 @@ use crate::event::{
 use crate::history::History;
 use crate::membership::Members;
 use crate::notice::{LossCause, Notice, RewindCause};
-use crate::rhythm::Rhythm;
 use crate::round::{MAX_DOUBLINGS, Round};
+use crate::round_times::RoundTimes;
 use crate::status::{MissingLeaves, Status, WaitsFor, WorkerStatus};
 use ps_plan::mutation::{ActiveMutation, Mutation};
 use ps_plan::seed::{Purpose, random};
@@ -63,7 +63,7 @@ pub struct ServerCore {
     members: Members,
     /// Contributors with unaudited sums in the weights.
     history: History,
-    rhythm: Rhythm,
+    round_times: RoundTimes,
     /// Other shards that do not hold the weights of the current version.
     absent: BTreeSet<u32>,
     /// Whether a round was ever opened.
@@ -107,7 +107,7 @@ impl ServerCore {
             version: config.start_version,
             members: Members::default(),
             history: History::default(),
-            rhythm: Rhythm::default(),
+            round_times: RoundTimes::default(),
             absent: (0..config.shards).collect(),
             begun: false,
             reassigned: 0,
@@ -150,7 +150,7 @@ impl ServerCore {
         match event {
             ServerEvent::Joined { worker } => self.join(worker, actions),
             ServerEvent::Identified { worker, contributor } => self.history.identify(worker, contributor),
-            ServerEvent::Left { worker, reason } => self.lose(worker, reason, actions),
+            ServerEvent::Left { worker, reason } => self.on_worker_left(worker, reason, actions),
             ServerEvent::Refused { worker, why, counted } => self.refuse(worker, why, counted, actions),
             ServerEvent::MessageReceived { worker } => self.members.on_message(worker, self.now),
             ServerEvent::Contributed { worker, step, node, digest } => {
@@ -160,9 +160,9 @@ impl ServerCore {
                 self.members.on_message(worker, self.now);
                 self.members.record_dropped_work(worker);
             }
-            ServerEvent::Judged { step, node, digest } => self.judged(step, node, digest, actions),
-            ServerEvent::RolledBack { version } => self.rolled_back(Some(version), actions),
-            ServerEvent::CannotRollBack => self.rolled_back(None, actions),
+            ServerEvent::Recomputed { step, node, digest } => self.on_recomputed(step, node, digest, actions),
+            ServerEvent::RolledBack { version } => self.on_rolled_back(Some(version), actions),
+            ServerEvent::CannotRollBack => self.on_rolled_back(None, actions),
             ServerEvent::Applied { shard, step } => {
                 if let Phase::Open(round) = &mut self.phase
                     && round.step == step
@@ -173,18 +173,18 @@ impl ServerCore {
             ServerEvent::Missing { shard, step, leaves } => {
                 self.recompute_missing_leaves(shard, step, &leaves, actions);
             }
-            ServerEvent::ShardLost { shard } => self.lose_shard(shard, actions),
+            ServerEvent::ShardLost { shard } => self.on_shard_lost(shard, actions),
             ServerEvent::Rewind(cause) => {
                 if self.config.shards > 0 {
                     self.absent.extend(0..self.config.shards);
                     self.rewind(cause, actions);
                 }
             }
-            ServerEvent::Restored { version } => self.restored(version, actions),
+            ServerEvent::Restored { version } => self.on_restored(version, actions),
             ServerEvent::WeightsWanted { worker } => self.resend_weights(worker, actions),
-            ServerEvent::Updated { step } => self.updated(step, false, actions),
-            ServerEvent::Concluded { step } => self.updated(step, true, actions),
-            ServerEvent::Diverged { step } => self.diverged(step, actions),
+            ServerEvent::Updated { step } => self.on_updated(step, false, actions),
+            ServerEvent::Concluded { step } => self.on_updated(step, true, actions),
+            ServerEvent::Diverged { step } => self.on_diverged(step, actions),
             ServerEvent::Stop => self.stop(actions),
             ServerEvent::End => {
                 self.ends = true;
@@ -303,7 +303,7 @@ impl ServerCore {
         actions.push(ServerAction::Notice(Notice::Joined { worker, step, present, needed }));
     }
 
-    fn lose(&mut self, worker: WorkerId, reason: Departure, actions: &mut Vec<ServerAction>) {
+    fn on_worker_left(&mut self, worker: WorkerId, reason: Departure, actions: &mut Vec<ServerAction>) {
         if self.members.remove_worker(worker, reason.clone()) {
             self.on_worker_lost(worker, LossCause::Departed(reason), actions);
         }
@@ -311,7 +311,7 @@ impl ServerCore {
 
     /// Removes a worker that sent an invalid message. The open step must not contain anything it sent.
     fn refuse(&mut self, worker: WorkerId, why: String, counted: bool, actions: &mut Vec<ServerAction>) {
-        self.lose(worker, Departure::Misbehaved(why), actions);
+        self.on_worker_left(worker, Departure::Misbehaved(why), actions);
         if let Phase::Open(round) = &self.phase
             && counted
             && !self.mutation.is(Mutation::SumsOfRefusedWorkerKept)
@@ -371,7 +371,7 @@ impl ServerCore {
         }
         let leaves = round.contribute(worker, node, digest, self.now);
         self.members.record_node(worker, round.leaves_of(node).len() as u32, leaves > 0, self.now);
-        if round.has_late || self.rhythm.usual(0).is_none() {
+        if round.has_late || self.round_times.expected(0).is_none() {
             // A worker may be idle now, and this may be the first measurement of how long leaves take.
             round.check_at = self.now;
         }
@@ -405,13 +405,13 @@ impl ServerCore {
     }
 
     /// The server has recomputed a node whose copies differ, or of which only one copy exists.
-    fn judged(&mut self, step: u64, node: Node, digest: Digest, actions: &mut Vec<ServerAction>) {
+    fn on_recomputed(&mut self, step: u64, node: Node, digest: Digest, actions: &mut Vec<ServerAction>) {
         let Phase::Open(round) = &mut self.phase else { return };
         if round.step != step {
             return;
         }
         let leaves = round.leaves_of(node);
-        let liars = round.audits.judge(node, digest);
+        let liars = round.audits.settle(node, digest);
         let is_wrong = liars.iter().any(|&liar| round.counts_on(liar));
         let mut first = None;
         for worker in liars {
@@ -448,7 +448,7 @@ impl ServerCore {
 
     /// The weights of `version` are restored; with `None`, no earlier weights exist and the
     /// current ones stay.
-    fn rolled_back(&mut self, version: Option<u64>, actions: &mut Vec<ServerAction>) {
+    fn on_rolled_back(&mut self, version: Option<u64>, actions: &mut Vec<ServerAction>) {
         let Phase::RollingBack { stopping } = self.phase else { return };
         match version {
             Some(version) => {
@@ -492,7 +492,7 @@ impl ServerCore {
     }
 
     /// Workers may hold leaves of a step that will not be completed, so all of them must reconnect.
-    fn lose_shard(&mut self, shard: u32, actions: &mut Vec<ServerAction>) {
+    fn on_shard_lost(&mut self, shard: u32, actions: &mut Vec<ServerAction>) {
         if !(0..self.config.shards).contains(&shard) {
             return;
         }
@@ -516,7 +516,7 @@ impl ServerCore {
         }
     }
 
-    fn restored(&mut self, version: u64, actions: &mut Vec<ServerAction>) {
+    fn on_restored(&mut self, version: u64, actions: &mut Vec<ServerAction>) {
         if self.absent.is_empty() {
             return;
         }
@@ -536,7 +536,7 @@ impl ServerCore {
         self.members.start_training(worker);
     }
 
-    fn updated(&mut self, step: u64, is_last: bool, actions: &mut Vec<ServerAction>) {
+    fn on_updated(&mut self, step: u64, is_last: bool, actions: &mut Vec<ServerAction>) {
         let Phase::Updating { stopping } = self.phase else { return };
         if step != self.version {
             return;
@@ -554,7 +554,7 @@ impl ServerCore {
         }
     }
 
-    fn diverged(&mut self, step: u64, actions: &mut Vec<ServerAction>) {
+    fn on_diverged(&mut self, step: u64, actions: &mut Vec<ServerAction>) {
         if matches!(self.phase, Phase::Updating { .. }) && step == self.version {
             let reason = format!("the loss or a weight is not finite at step {step}");
             self.finish(Dismissal::Failed(reason), Outcome::Diverged { step }, actions);
@@ -623,7 +623,7 @@ impl ServerCore {
             round.audits.expire(self.now, overdue);
             let step = round.step;
             actions.extend(
-                round.audits.take_requests().into_iter().map(|node| ServerAction::Judge { step, node }),
+                round.audits.take_requests().into_iter().map(|node| ServerAction::Recompute { step, node }),
             );
             if round.is_complete() {
                 let is_applied =
@@ -641,13 +641,13 @@ impl ServerCore {
                         self.members.attribute_wait(worker, waited);
                     }
                     self.reassigned += u64::from(round.reassigned);
-                    self.rhythm.note(self.now - round.opened, round.all_leaves());
+                    self.round_times.record(self.now - round.opened, round.all_leaves());
                     self.enter(Phase::Updating { stopping: false });
                 }
             } else if round.check_at <= self.now && self.members.live_count() > 0 {
                 let never = self.mutation.is(Mutation::OverdueLeavesNotReassigned);
                 let timeout = if never { Millis::MAX } else { self.config.work_timeout_ms };
-                assign_missing(round, &mut self.members, &self.rhythm, self.now, timeout, actions);
+                assign_missing(round, &mut self.members, &self.round_times, self.now, timeout, actions);
             }
         }
         self.fail_if_waited_too_long(actions);
@@ -694,7 +694,7 @@ impl ServerCore {
             Phase::Open(round) => round.all_leaves(),
             _ => 0,
         };
-        Some(since.saturating_add(self.rhythm.stuck(leaves, self.config.work_timeout_ms)?))
+        Some(since.saturating_add(self.round_times.stuck(leaves, self.config.work_timeout_ms)?))
     }
 
     /// The coordinator has all leaves, but a shard has not applied the step: a worker may have stopped after
@@ -778,7 +778,7 @@ impl ServerCore {
     /// How long a round whose leaves are all in may wait for audits or other shards.
     fn overdue(&self, round: &Round) -> Millis {
         let gathered = round.gathered.unwrap_or(self.now) - round.opened;
-        self.rhythm.overdue(round.all_leaves(), gathered, self.config.work_timeout_ms)
+        self.round_times.overdue(round.all_leaves(), gathered, self.config.work_timeout_ms)
     }
 
     /// Whether the run was already complete when it was saved, and all shards hold its weights.

@@ -68,7 +68,7 @@ impl ShardCore {
 
     /// Whether this shard has nothing left to do for a step, either because it has applied it or
     /// because it cannot.
-    pub fn is_through(&self, step: u64) -> bool {
+    pub fn has_completed(&self, step: u64) -> bool {
         self.version > step || self.version == step && matches!(self.phase, Phase::Diverged)
     }
 

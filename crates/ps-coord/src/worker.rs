@@ -48,9 +48,9 @@ pub struct WorkerCore {
 #[derive(Clone, Debug)]
 enum Link {
     /// The next attempt starts at `until`.
-    Pausing { until: Millis, search: Search },
+    Pausing { until: Millis, search: ReconnectState },
     /// An attempt is under way; it fails at `until`.
-    Connecting { until: Millis, search: Search },
+    Connecting { until: Millis, search: ReconnectState },
     /// The server has admitted this worker.
     Serving(Serving),
     /// The worker is done.
@@ -59,17 +59,17 @@ enum Link {
 
 /// The search for the server since it was last of use.
 #[derive(Clone, Debug)]
-struct Search {
+struct ReconnectState {
     since: Millis,
     attempts: u32,
-    last: String,
+    last_error: String,
 }
 
 /// The state of one connection.
 #[derive(Clone, Debug)]
 struct Serving {
-    heard: Millis,
-    beat_at: Millis,
+    last_heard: Millis,
+    heartbeat_at: Millis,
     /// The version of the weights that the driver holds from this connection.
     held: Option<u64>,
     /// The newest step for which work or weights have arrived; everything older is obsolete.
@@ -77,14 +77,14 @@ struct Serving {
     /// Work of the newest step that has not begun.
     queue: VecDeque<Range<u32>>,
     /// Set while work waits for its weights.
-    lacking: Option<Lacking>,
+    missing: Option<MissingWeights>,
     /// The search that led to this connection, kept until the connection proves useful: an admission alone
     /// must not reset the time after which the worker gives up.
-    search: Option<Search>,
+    search: Option<ReconnectState>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Lacking {
+struct MissingWeights {
     since: Millis,
     ask_at: Millis,
 }
@@ -100,7 +100,7 @@ struct Computing {
 impl WorkerCore {
     /// Creates a worker whose first deadline is `now`, at which it connects.
     pub fn new(now: Millis, config: WorkerConfig) -> Self {
-        let search = Search { since: now, attempts: 0, last: "no attempt was made".into() };
+        let search = ReconnectState { since: now, attempts: 0, last_error: "no attempt was made".into() };
         WorkerCore {
             config,
             now,
@@ -129,7 +129,7 @@ impl WorkerCore {
                 WorkerEvent::Assigned { .. } | WorkerEvent::Weights { .. } | WorkerEvent::MessageReceived
             )
         {
-            serving.heard = self.now;
+            serving.last_heard = self.now;
         }
         match event {
             WorkerEvent::Connected => self.connected(),
@@ -157,8 +157,8 @@ impl WorkerCore {
                 Some((*until).min(self.give_up_at(search)))
             }
             Link::Serving(serving) => {
-                let ask_at = serving.lacking.map_or(Millis::MAX, |lacking| lacking.ask_at);
-                Some(serving.beat_at.min(self.silent_at(serving)).min(ask_at))
+                let ask_at = serving.missing.map_or(Millis::MAX, |missing| missing.ask_at);
+                Some(serving.heartbeat_at.min(self.silent_at(serving)).min(ask_at))
             }
             Link::Finished => None,
         }
@@ -167,12 +167,12 @@ impl WorkerCore {
     fn connected(&mut self) {
         if let Link::Connecting { search, .. } = &self.link {
             self.link = Link::Serving(Serving {
-                heard: self.now,
-                beat_at: self.now.saturating_add(self.config.heartbeat_ms),
+                last_heard: self.now,
+                heartbeat_at: self.now.saturating_add(self.config.heartbeat_ms),
                 held: None,
                 newest: 0,
                 queue: VecDeque::new(),
-                lacking: None,
+                missing: None,
                 search: Some(search.clone()),
             });
         }
@@ -182,7 +182,7 @@ impl WorkerCore {
     fn disconnected(&mut self, why: String, actions: &mut Vec<WorkerAction>) {
         let (mut search, was_connected) = match &self.link {
             Link::Serving(serving) => {
-                let fresh = Search { since: self.now, attempts: 0, last: String::new() };
+                let fresh = ReconnectState { since: self.now, attempts: 0, last_error: String::new() };
                 (serving.search.clone().unwrap_or(fresh), true)
             }
             Link::Connecting { search, .. } => (search.clone(), false),
@@ -195,7 +195,7 @@ impl WorkerCore {
         let notice = WorkerNotice::Retrying { was_connected, why: why.clone(), pause_ms };
         actions.push(WorkerAction::Notice(notice));
         search.attempts = search.attempts.saturating_add(1);
-        search.last = why;
+        search.last_error = why;
         self.link = Link::Pausing { until: self.now.saturating_add(pause_ms), search };
     }
 
@@ -281,12 +281,12 @@ impl WorkerCore {
         self.link = Link::Finished;
     }
 
-    fn give_up_at(&self, search: &Search) -> Millis {
+    fn give_up_at(&self, search: &ReconnectState) -> Millis {
         search.since.saturating_add(self.config.give_up_ms)
     }
 
     fn silent_at(&self, serving: &Serving) -> Millis {
-        serving.heard.saturating_add(self.config.server_timeout_ms)
+        serving.last_heard.saturating_add(self.config.server_timeout_ms)
     }
 
     /// Draws all consequences of the current state and time.
@@ -296,7 +296,7 @@ impl WorkerCore {
             return self.finish(WorkerOutcome::Stopped, actions);
         }
         let silent = match &self.link {
-            Link::Serving(serving) if self.silent_at(serving) <= self.now => self.now - serving.heard,
+            Link::Serving(serving) if self.silent_at(serving) <= self.now => self.now - serving.last_heard,
             Link::Connecting { until, .. } if *until <= self.now => self.config.server_timeout_ms,
             _ => 0,
         };
@@ -308,7 +308,7 @@ impl WorkerCore {
                 if search.since.saturating_add(self.config.give_up_ms) <= self.now =>
             {
                 let outcome = WorkerOutcome::Unreachable {
-                    last: std::mem::take(&mut search.last),
+                    last: std::mem::take(&mut search.last_error),
                     waited_ms: self.now - search.since,
                 };
                 self.finish(outcome, actions);
@@ -319,8 +319,8 @@ impl WorkerCore {
                 actions.push(WorkerAction::Connect);
             }
             Link::Serving(serving) => {
-                if serving.beat_at <= self.now {
-                    serving.beat_at = self.now.saturating_add(self.config.heartbeat_ms);
+                if serving.heartbeat_at <= self.now {
+                    serving.heartbeat_at = self.now.saturating_add(self.config.heartbeat_ms);
                     actions.push(WorkerAction::Heartbeat);
                 }
                 serving.work(self.now, &self.config, &mut self.computing, actions);
@@ -340,7 +340,7 @@ impl Serving {
             }
             self.newest = step;
             self.queue.clear();
-            self.lacking = None;
+            self.missing = None;
         }
     }
 
@@ -358,7 +358,7 @@ impl Serving {
             return;
         }
         if self.held == Some(step) {
-            self.lacking = None;
+            self.missing = None;
             if computing.is_none()
                 && let Some(leaves) = self.queue.pop_front()
             {
@@ -368,11 +368,11 @@ impl Serving {
             return;
         }
         let ask_at = now.saturating_add(config.weights_timeout_ms);
-        let lacking = self.lacking.get_or_insert(Lacking { since: now, ask_at });
-        if lacking.ask_at <= now {
+        let missing = self.missing.get_or_insert(MissingWeights { since: now, ask_at });
+        if missing.ask_at <= now {
             // The pause doubles each time because large weights may simply take long.
-            lacking.ask_at = ask_at.max(now + (now - lacking.since));
-            let notice = WorkerNotice::WeightsLate { step, held: self.held, waited_ms: now - lacking.since };
+            missing.ask_at = ask_at.max(now + (now - missing.since));
+            let notice = WorkerNotice::WeightsLate { step, held: self.held, waited_ms: now - missing.since };
             actions.push(WorkerAction::Notice(notice));
             actions.push(WorkerAction::RequestWeights);
         }

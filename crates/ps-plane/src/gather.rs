@@ -192,7 +192,7 @@ impl Plane {
     }
 
     /// The hash of a node of the open step, computed here. Requires that all weights are kept here.
-    pub fn judge(&self, node: Node, recompute: &mut dyn Recompute) -> Digest {
+    pub fn recompute_digest(&self, node: Node, recompute: &mut dyn Recompute) -> Digest {
         let NodeSum { gradient, metric_sums, .. } = self.recompute(node, recompute);
         let bytes = share(gradient);
         // A node of a section that is only evaluated has no gradient.

@@ -185,7 +185,7 @@ impl From<Refusal> for Status {
     }
 }
 
-/// The meaning of a status for a client.
+/// Why a call failed, as far as it matters for whether to retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallFailure {
     /// Configuration, data, version or credentials do not match; another attempt would fail in the same way.
@@ -209,7 +209,7 @@ impl From<ConnectError> for CallFailure {
     }
 }
 
-/// Classifies `status`.
+/// Classifies a failed call by what its caller can do about it.
 pub fn classify(status: &Status) -> CallFailure {
     let text = describe(status);
     match status.code() {

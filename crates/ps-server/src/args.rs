@@ -284,7 +284,7 @@ fn parse_fraction(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Parses `I/S`.
+/// Parses `I/S`: the index of a shard and the number of shards.
 fn parse_shard(text: &str) -> Result<(u32, u32), String> {
     let wrong = || "expected I/S with I below S, such as 0/2".to_owned();
     let (index, parts) = text.split_once('/').ok_or_else(wrong)?;

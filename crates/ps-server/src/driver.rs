@@ -545,11 +545,11 @@ impl ServerDriver {
                 let assign = v1::Assign { step, leaf_start: leaves.start, leaf_end: leaves.end };
                 self.peers.message(worker, v1::from_server::Message::Assign(assign));
             }
-            ServerAction::Judge { step, node } => {
+            ServerAction::Recompute { step, node } => {
                 let begun = Instant::now();
                 let mut recompute = LocalGradients { job: &self.job, gradients: &mut self.gradients };
-                let digest = self.plane.judge(node, &mut recompute);
-                self.events.push_back(ServerEvent::Judged { step, node, digest });
+                let digest = self.plane.recompute_digest(node, &mut recompute);
+                self.events.push_back(ServerEvent::Recomputed { step, node, digest });
                 self.extend_deadlines(begun);
             }
             ServerAction::Ban { worker, what, since } => self.ban(worker, what, since),

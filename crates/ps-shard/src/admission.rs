@@ -96,7 +96,7 @@ pub(crate) struct AuthLayer<S> {
 }
 
 impl<S> AuthLayer<S> {
-    /// Wraps `services`.
+    /// Lets only those calls reach `services` that `security` admits.
     pub(crate) fn new(security: Security, services: S) -> Self {
         AuthLayer { security, services }
     }

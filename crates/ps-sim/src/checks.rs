@@ -46,7 +46,7 @@ pub(crate) fn round(server: &Server, shards: &[Shard]) -> Result<(), String> {
     let status = server.core.status();
     let (step, missing) = match &status.waits_for {
         WaitsFor::Leaves { step, missing } => (step, missing),
-        WaitsFor::Shards { step, shards: waited } => return through(*step, waited, server, shards),
+        WaitsFor::Shards { step, shards: waited } => return completed(*step, waited, server, shards),
         _ => return Ok(()),
     };
     let is_live = |state: &WorkerState| matches!(state, WorkerState::Joining | WorkerState::Training);
@@ -78,11 +78,11 @@ pub(crate) fn round(server: &Server, shards: &[Shard]) -> Result<(), String> {
 }
 
 /// Every shard that the coordinator does not wait for has completed the step.
-fn through(step: u64, waited: &[u32], server: &Server, shards: &[Shard]) -> Result<(), String> {
+fn completed(step: u64, waited: &[u32], server: &Server, shards: &[Shard]) -> Result<(), String> {
     for (index, shard) in shards.iter().enumerate() {
         // A shard whose crash has not been noticed yet has lost its state.
         let is_known = shard.era == Some(server.era);
-        if is_known && !waited.contains(&(index as u32)) && !shard.core.is_through(step) {
+        if is_known && !waited.contains(&(index as u32)) && !shard.core.has_completed(step) {
             return Err(format!("step {step} does not wait for shard {index}, which has not applied it"));
         }
     }
@@ -108,7 +108,7 @@ pub(crate) fn action(
                 server.plane.missing_metrics()
             ))
         }
-        ServerAction::Update { step } => through(*step, &[], server, shards),
+        ServerAction::Update { step } => completed(*step, &[], server, shards),
         ServerAction::SendWeights { version: sent, .. } if *sent != version => {
             Err(format!("weights of version {sent} sent at {version}"))
         }
@@ -153,7 +153,7 @@ pub(crate) fn restored(server: &Server, shards: &[Shard]) -> Result<(), String> 
 
 /// A shard has applied the step, unless it has crashed since.
 pub(crate) fn applied(server: &Server, shard: &Shard, step: u64) -> Result<(), String> {
-    match shard.era == Some(server.era) && !shard.core.is_through(step) {
+    match shard.era == Some(server.era) && !shard.core.has_completed(step) {
         true => Err(format!("that a shard applied step {step} counts, though it went back since")),
         false => Ok(()),
     }

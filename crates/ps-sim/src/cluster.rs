@@ -33,7 +33,7 @@ pub(crate) enum SimEvent {
     /// The data plane has completed an update.
     UpdateDone { era: u32, step: u64 },
     /// The coordinator has computed a node itself.
-    Judged { era: u32, step: u64, node: Node, digest: Digest },
+    Recomputed { era: u32, step: u64, node: Node, digest: Digest },
     /// A snapshot of the run is written to disk.
     Save { process: u32, returns: u32, snapshot: Arc<Snapshot> },
     /// The coordinator has restored earlier weights, or found that there are none.
@@ -233,7 +233,7 @@ impl<'a> Cluster<'a> {
                 }
             },
             SimEvent::UpdateDone { era, step } => self.update_done(era, step),
-            SimEvent::Judged { era, step, node, digest } => self.judged(era, step, node, digest),
+            SimEvent::Recomputed { era, step, node, digest } => self.on_recomputed(era, step, node, digest),
             SimEvent::Save { process, returns, snapshot } => self.save(process, returns, &snapshot),
             SimEvent::RolledBack { era, version } => self.on_rolled_back(era, version),
             SimEvent::ToCoordinator { link, message } => self.coordinator_is_sent(link, message),

@@ -29,9 +29,9 @@ pub(crate) struct CheckpointDisk {
 /// The effect of a save on the process.
 pub(crate) enum Saved {
     /// The process continues.
-    On,
+    Continues,
     /// The process ends, and the machine may have crashed with it.
-    Ended,
+    Ends,
 }
 
 impl CheckpointDisk {
@@ -62,7 +62,7 @@ impl CheckpointDisk {
 
     /// Opens the folder for a new process.
     pub(crate) fn start(&mut self, now: Millis, network: &mut Network) -> Result<(), String> {
-        self.rot(now, network)?;
+        self.corrupt_newest(now, network)?;
         let store = Store::on(Box::new(self.disk.clone()), Path::new("/"), self.options.clone());
         self.store = Some(store.map_err(|error| format!("the checkpoints are not opened: {error}"))?);
         Ok(())
@@ -109,13 +109,13 @@ impl CheckpointDisk {
         network: &mut Network,
     ) -> Result<Saved, String> {
         let version = snapshot.progress.step;
-        let Some(store) = &self.store else { return Ok(Saved::On) };
+        let Some(store) = &self.store else { return Ok(Saved::Continues) };
         let faults = network.faults.clone();
         let operation = self.disk.operations() + u64::from(network.below(OPERATIONS));
         let fault = match () {
-            () if network.strikes(now, faults.save_crash) => Some(Fault::Crash),
-            () if network.strikes(now, faults.save_error) => Some(Fault::Error(ErrorKind::StorageFull)),
-            () if network.strikes(now, faults.save_error) => Some(Fault::Flip),
+            () if network.occurs(now, faults.save_crash) => Some(Fault::Crash),
+            () if network.occurs(now, faults.save_error) => Some(Fault::Error(ErrorKind::StorageFull)),
+            () if network.occurs(now, faults.save_error) => Some(Fault::Flip),
             () => None,
         };
         fault.iter().for_each(|fault| self.disk.fault_at(operation, *fault));
@@ -131,30 +131,30 @@ impl CheckpointDisk {
                     return Err("a checkpoint is reported as saved by a machine that is down".into());
                 }
                 self.disk.restart();
-                Ok(Saved::On)
+                Ok(Saved::Continues)
             }
             (Err(error), None) => Err(format!("nothing was wrong, but step {version} is not saved: {error}")),
             (Err(_), Some(Fault::Crash)) => {
                 network.counts.crashes_saving += 1;
-                Ok(Saved::Ended)
+                Ok(Saved::Ends)
             }
             (Err(error), Some(_)) => {
                 network.counts.saves_failed += 1;
                 self.disk.restart();
-                Ok(if error.is_final() { Saved::Ended } else { Saved::On })
+                Ok(if error.is_final() { Saved::Ends } else { Saved::Continues })
             }
         }
     }
 
     /// Flips a bit in the newest checkpoint if there is another one.
-    fn rot(&mut self, now: Millis, network: &mut Network) -> Result<(), String> {
+    fn corrupt_newest(&mut self, now: Millis, network: &mut Network) -> Result<(), String> {
         let names = self.disk.list(Path::new("/")).map_err(|error| error.to_string())?;
         let whole =
             |name: &&String| name.strip_prefix("step-").is_some_and(|step| step.parse::<u64>().is_ok());
         let mut checkpoints: Vec<&String> = names.iter().filter(whole).collect();
         checkpoints.sort_unstable();
         let [.., before, newest] = checkpoints[..] else { return Ok(()) };
-        if !network.strikes(now, network.faults.rot) {
+        if !network.occurs(now, network.faults.corruption) {
             return Ok(());
         }
         let file: PathBuf = Path::new("/").join(newest).join("weights.safetensors");
@@ -165,7 +165,7 @@ impl CheckpointDisk {
         written.map_err(|error| error.to_string())?;
         let step = before.strip_prefix("step-").and_then(|step| step.parse().ok());
         self.durable = self.durable.min(step.unwrap_or(0));
-        network.counts.rots += 1;
+        network.counts.corruptions += 1;
         Ok(())
     }
 }

@@ -47,13 +47,13 @@ pub struct Faults {
     pub restore_cut: f32,
     /// Fraction of the connections between a shard and the coordinator on which every message takes up
     /// to a second.
-    pub slow_tie: f32,
+    pub slow_shard_link: f32,
     /// Fraction of the saves during which the machine crashes.
     pub save_crash: f32,
     /// Fraction of the saves during which the disk is full, and also of those in which the disk flips a bit.
     pub save_error: f32,
     /// Fraction of the coordinator's starts at which the newest checkpoint has been damaged.
-    pub rot: f32,
+    pub corruption: f32,
     /// Fraction of the workers that sometimes lie, if nodes are audited.
     pub lie: f32,
     /// Fraction of the pushes that send one server a wrong chunk, followed by a message that is refused.
@@ -66,7 +66,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// No faults.
+    /// A network without delays, on which nothing fails.
     pub fn none() -> Self {
         Faults {
             delay_ms: 0,
@@ -86,10 +86,10 @@ impl Faults {
             shard_crash: 0.0,
             shard_cut: 0.0,
             restore_cut: 0.0,
-            slow_tie: 0.0,
+            slow_shard_link: 0.0,
             save_crash: 0.0,
             save_error: 0.0,
-            rot: 0.0,
+            corruption: 0.0,
             lie: 0.0,
             break_off: 0.0,
             max_workers: u32::MAX,
@@ -117,10 +117,10 @@ impl Faults {
             shard_crash: 0.03,
             shard_cut: 0.02,
             restore_cut: 0.2,
-            slow_tie: 0.1,
+            slow_shard_link: 0.1,
             save_crash: 0.05,
             save_error: 0.03,
-            rot: 0.2,
+            corruption: 0.2,
             lie: 0.2,
             break_off: 0.03,
             max_workers: 7,
@@ -132,7 +132,7 @@ impl Faults {
 /// How often each fault and each reaction to it occurred in one run, or in several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Messages sent.
+    /// Messages sent between workers and servers, including those that were lost.
     pub messages: u64,
     /// Messages that were lost.
     pub losses: u64,
@@ -189,7 +189,7 @@ pub struct Counts {
     /// Saves that failed.
     pub saves_failed: u64,
     /// Checkpoints that were damaged after they were saved.
-    pub rots: u64,
+    pub corruptions: u64,
     /// Loads that skipped a damaged checkpoint.
     pub fallbacks: u64,
     /// Crashes of other shards.
@@ -213,7 +213,7 @@ pub struct Counts {
     pub bans: u64,
     /// How often the run returned to a checkpoint because of a banned worker's contributions
     /// to earlier steps.
-    pub returns: u64,
+    pub rollbacks: u64,
     /// How often it could not return, because no checkpoint without these contributions was left.
     pub taints: u64,
     /// Workers that were refused because of an invalid message.
@@ -225,7 +225,7 @@ pub struct Counts {
     /// Nodes that were audited.
     pub audits: u64,
     /// Nodes that the coordinator computed itself to decide between different results.
-    pub judged: u64,
+    pub recomputed: u64,
     /// Steps that were gathered again because a wrong sum had been added.
     pub starts_over: u64,
     /// Leaves that came from another worker than the first one to hold them.
@@ -273,7 +273,7 @@ impl Counts {
             ("starts from a checkpoint", &mut self.restores),
             ("checkpoints saved", &mut self.saves),
             ("saves that failed", &mut self.saves_failed),
-            ("checkpoints damaged later", &mut self.rots),
+            ("checkpoints damaged later", &mut self.corruptions),
             ("damaged checkpoints passed over", &mut self.fallbacks),
             ("deaths of shards", &mut self.shard_crashes),
             ("connections of shards cut", &mut self.shard_cuts),
@@ -284,13 +284,13 @@ impl Counts {
             ("sums of a step that is past", &mut self.stale_sums),
             ("lies", &mut self.lies),
             ("workers banned", &mut self.bans),
-            ("returns to before a liar's first contribution", &mut self.returns),
+            ("returns to before a liar's first contribution", &mut self.rollbacks),
             ("lies that could not be undone", &mut self.taints),
             ("workers refused", &mut self.refused),
             ("workers refused of whom a wrong chunk counted", &mut self.refused_counted),
             ("sections looked at", &mut self.sections),
             ("nodes audited", &mut self.audits),
-            ("nodes computed by the coordinator", &mut self.judged),
+            ("nodes computed by the coordinator", &mut self.recomputed),
             ("steps gathered again", &mut self.starts_over),
             ("leaves from another than their first holder", &mut self.reassigned),
             ("workers that left after their last sums", &mut self.drains),

@@ -46,7 +46,7 @@ pub struct SimJob<'a> {
     pub model: Model,
     /// How the run is divided into steps and leaves.
     pub plan: BatchPlan,
-    /// The optimizer.
+    /// The optimizer and its settings, such as momentum and weight decay.
     pub optimizer: OptimizerConfig,
     /// The learning-rate schedule.
     pub rate: Schedule,
@@ -161,7 +161,7 @@ pub struct Report {
     pub outcome: Outcome,
     /// SHA-256 of the final weights.
     pub hash: String,
-    /// Steps made.
+    /// Number of steps applied when the run ended.
     pub steps: u64,
     /// Number of events handled.
     pub events: u64,

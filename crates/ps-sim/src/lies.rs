@@ -46,7 +46,7 @@ impl Lies {
     }
 
     /// The worker in `slot` has been banned.
-    pub(crate) fn find_out(&mut self, slot: usize) {
+    pub(crate) fn detect(&mut self, slot: usize) {
         self.committed.iter_mut().filter(|lie| lie.slot == slot).for_each(|lie| lie.is_found = true);
     }
 

@@ -123,7 +123,7 @@ impl Network {
     }
 
     /// Whether a fault of this probability occurs now.
-    pub(crate) fn strikes(&mut self, now: Millis, probability: f32) -> bool {
+    pub(crate) fn occurs(&mut self, now: Millis, probability: f32) -> bool {
         now < self.faults.heal_ms && self.chance(probability)
     }
 
@@ -148,8 +148,8 @@ impl Network {
     /// Decides what happens to a message sent at time `now` on `link`.
     pub(crate) fn delivery(&mut self, now: Millis, link: &mut Link, upwards: bool) -> Delivery {
         self.counts.messages += 1;
-        let mut delivery = Delivery { arrivals: Vec::new(), cut: self.strikes(now, self.faults.cut) };
-        if self.strikes(now, self.faults.loss) {
+        let mut delivery = Delivery { arrivals: Vec::new(), cut: self.occurs(now, self.faults.cut) };
+        if self.occurs(now, self.faults.loss) {
             self.counts.losses += 1;
             return delivery;
         }
@@ -158,7 +158,7 @@ impl Network {
         self.counts.reorderings += u64::from(arrival < *last);
         *last = arrival;
         delivery.arrivals.push(arrival);
-        if self.strikes(now, self.faults.duplicate) {
+        if self.occurs(now, self.faults.duplicate) {
             self.counts.duplicates += 1;
             delivery.arrivals.push(self.arrival(now));
         }
@@ -167,7 +167,7 @@ impl Network {
 
     /// When a message sent at time `now` arrives, if it does.
     pub(crate) fn arrival(&mut self, now: Millis) -> Millis {
-        let max = if self.strikes(now, self.faults.late) { 1000 } else { self.faults.delay_ms };
+        let max = if self.occurs(now, self.faults.late) { 1000 } else { self.faults.delay_ms };
         now + 1 + Millis::from(self.random.below(max + 1))
     }
 }

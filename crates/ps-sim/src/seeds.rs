@@ -24,7 +24,7 @@ impl SeedArgs {
     }
 }
 
-/// Parses `START..END`.
+/// Parses a range of seeds, `START..END`, which must not be empty.
 fn parse(text: &str) -> Result<Range<u64>, String> {
     let (start, end) = text.split_once("..").ok_or("expected two numbers, such as 0..1000")?;
     let number = |part: &str| part.trim().parse::<u64>().map_err(|error| format!("`{part}`: {error}"));

@@ -364,7 +364,7 @@ impl Cluster<'_> {
     ) -> Result<(), String> {
         let index = self.shard_links[link].shard;
         let shard = index as u32;
-        if !self.leads_to_coordinator(link) || self.server.outcome.is_some() {
+        if !self.reaches_coordinator(link) || self.server.outcome.is_some() {
             return Ok(());
         }
         if let FromShard::Attach = message {
@@ -651,8 +651,8 @@ impl Cluster<'_> {
             return Ok(());
         }
         match self.disk.save(self.now, snapshot, &mut self.network)? {
-            Saved::On => {}
-            Saved::Ended => self.server_crashes(self.server_process),
+            Saved::Continues => {}
+            Saved::Ends => self.server_crashes(self.server_process),
         }
         Ok(())
     }
@@ -685,12 +685,18 @@ impl Cluster<'_> {
     }
 
     /// The coordinator has computed a node to check it.
-    pub(crate) fn judged(&mut self, era: u32, step: u64, node: Node, digest: Digest) -> Result<(), String> {
+    pub(crate) fn on_recomputed(
+        &mut self,
+        era: u32,
+        step: u64,
+        node: Node,
+        digest: Digest,
+    ) -> Result<(), String> {
         if !self.server.is_up || self.server.era != era {
             return Ok(());
         }
-        self.network.counts.judged += 1;
-        self.server_steps(ServerEvent::Judged { step, node, digest })
+        self.network.counts.recomputed += 1;
+        self.server_steps(ServerEvent::Recomputed { step, node, digest })
     }
 
     /// Starts a new process, which resumes from the newest checkpoint.
@@ -736,7 +742,7 @@ impl Cluster<'_> {
             self.server.plane.version()
         });
         match version {
-            Some(_) => self.network.counts.returns += 1,
+            Some(_) => self.network.counts.rollbacks += 1,
             None => {
                 self.network.counts.taints += 1;
                 self.lies.accept();
@@ -840,11 +846,11 @@ impl Cluster<'_> {
             ServerAction::Assign { worker, step, leaves } => {
                 self.send_to_worker(self.server.links[&worker], ToWorker::Work { step, leaves });
             }
-            ServerAction::Judge { step, node } => {
+            ServerAction::Recompute { step, node } => {
                 let mut own = OwnGradients { job: self.job, gradients: &mut self.gradients };
-                let digest = self.server.plane.judge(node, &mut own);
+                let digest = self.server.plane.recompute_digest(node, &mut own);
                 let (era, delay) = (self.server.era, self.network.up_to(200));
-                self.at(self.now + 1 + delay, SimEvent::Judged { era, step, node, digest });
+                self.at(self.now + 1 + delay, SimEvent::Recomputed { era, step, node, digest });
             }
             ServerAction::StartOver { .. } => {
                 self.network.counts.starts_over += 1;
@@ -854,7 +860,7 @@ impl Cluster<'_> {
             ServerAction::Ban { worker, .. } => {
                 self.network.counts.bans += 1;
                 let slot = self.links[&self.server.links[&worker]].slot;
-                self.lies.find_out(slot);
+                self.lies.detect(slot);
             }
             ServerAction::RollBack { since } => self.roll_back(since)?,
             ServerAction::Update { step } => {

@@ -74,7 +74,7 @@ impl Cluster<'_> {
     pub(crate) fn add_shard_link(&mut self, shard: usize) -> ShardLinkId {
         let is_cut = !self.server.is_up || self.server.outcome.is_some();
         let server_process = self.server_process;
-        let is_slow = self.network.strikes(self.now, self.network.faults.slow_tie);
+        let is_slow = self.network.occurs(self.now, self.network.faults.slow_shard_link);
         self.network.counts.slow_shard_links += u64::from(is_slow);
         self.shard_links.push(ShardLink { shard, server_process, is_cut, is_slow, last_arrival: [0; 2] });
         let id = self.shard_links.len() - 1;
@@ -117,7 +117,7 @@ impl Cluster<'_> {
     }
 
     /// Whether the coordinator's process at the other end is still running.
-    pub(crate) fn leads_to_coordinator(&self, link: ShardLinkId) -> bool {
+    pub(crate) fn reaches_coordinator(&self, link: ShardLinkId) -> bool {
         self.server.is_up && self.shard_links[link].server_process == self.server_process
     }
 

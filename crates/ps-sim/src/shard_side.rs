@@ -131,7 +131,7 @@ impl Cluster<'_> {
             &mut own,
         )?;
         for (offset, bytes) in sum.chunks.get(chunks).unwrap_or_default() {
-            let is_new = step == version && !core.is_through(step) && !plane.covers(*offset, node);
+            let is_new = step == version && !core.has_completed(step) && !plane.covers(*offset, node);
             match is_new {
                 true => self.network.counts.counted += 1,
                 false => self.network.counts.ignored += 1,
@@ -303,7 +303,7 @@ impl Cluster<'_> {
                     _ => 0.0,
                 };
                 self.shard_reports(index, message);
-                if self.network.strikes(self.now, cut) {
+                if self.network.occurs(self.now, cut) {
                     self.shard_is_cut(index);
                 }
             }

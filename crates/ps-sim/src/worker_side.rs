@@ -93,19 +93,19 @@ impl Cluster<'_> {
     pub(crate) fn inject_faults(&mut self) {
         let faults = self.network.faults.clone();
         let slot = self.network.below(self.slots.len() as u32) as usize;
-        if self.network.strikes(self.now, faults.stall) {
+        if self.network.occurs(self.now, faults.stall) {
             self.slots[slot].stalled_until = self.now + Millis::from(50 + self.network.below(3000));
             self.network.counts.stalls += 1;
             self.note(|| format!("  worker in slot {slot} stands still"));
         }
-        if (self.slots.len() as u32) < faults.max_workers && self.network.strikes(self.now, faults.join) {
+        if (self.slots.len() as u32) < faults.max_workers && self.network.occurs(self.now, faults.join) {
             self.network.counts.joins += 1;
             self.add_worker(200);
         }
-        if self.network.strikes(self.now, faults.leave) {
+        if self.network.occurs(self.now, faults.leave) {
             self.leave_later();
         }
-        if self.network.strikes(self.now, faults.storm) {
+        if self.network.occurs(self.now, faults.storm) {
             self.network.counts.storms += 1;
             for _ in 0..3 {
                 self.leave_later();
@@ -114,7 +114,7 @@ impl Cluster<'_> {
                 }
             }
         }
-        if self.network.strikes(self.now, faults.partition) {
+        if self.network.occurs(self.now, faults.partition) {
             self.partition();
         }
         self.inject_server_faults();
@@ -147,7 +147,7 @@ impl Cluster<'_> {
     /// Draws the faults of the servers.
     fn inject_server_faults(&mut self) {
         let faults = self.network.faults.clone();
-        if self.network.strikes(self.now, faults.server_crash) {
+        if self.network.occurs(self.now, faults.server_crash) {
             let delay = self.network.up_to(300);
             self.at(self.now + delay, SimEvent::ServerCrash { process: self.server_process });
         }
@@ -156,10 +156,10 @@ impl Cluster<'_> {
         }
         let shard = self.network.below(self.shards.len() as u32) as usize;
         let delay = self.network.up_to(300);
-        if self.network.strikes(self.now, faults.shard_crash) {
+        if self.network.occurs(self.now, faults.shard_crash) {
             self.at(self.now + delay, SimEvent::ShardCrash { shard });
         }
-        if self.network.strikes(self.now, faults.shard_cut) {
+        if self.network.occurs(self.now, faults.shard_cut) {
             self.at(self.now + delay, SimEvent::ShardCut { shard });
         }
     }
@@ -172,7 +172,7 @@ impl Cluster<'_> {
         slot.incarnation += 1;
         slot.stalled_until = 0;
         slot.leaving = false;
-        slot.lies = self.job.audit > 0.0 && self.network.strikes(self.now, self.network.faults.lie);
+        slot.lies = self.job.audit > 0.0 && self.network.occurs(self.now, self.network.faults.lie);
         let config = WorkerConfig {
             heartbeat_ms: 200,
             server_timeout_ms: 1_500,
@@ -430,18 +430,18 @@ impl Cluster<'_> {
             .min(MAX_COMPUTE_MS);
         let coordinator = process.links[0];
         let mut time = 1 + self.network.up_to(longest);
-        if self.network.strikes(self.now, self.network.faults.interrupt) {
+        if self.network.occurs(self.now, self.network.faults.interrupt) {
             self.network.counts.interruptions += 1;
             let moment = self.now + self.network.up_to(time as u32);
             time += self.network.up_to(1000);
             self.at(moment, SimEvent::WorkerSeesEnd { link: coordinator, why: "connection reset" });
             self.at(moment + 1, SimEvent::ServerSeesEnd { link: coordinator });
         }
-        if self.network.strikes(self.now, self.network.faults.hang) {
+        if self.network.occurs(self.now, self.network.faults.hang) {
             self.network.counts.hangs += 1;
             time += self.network.faults.heal_ms.saturating_sub(self.now);
         }
-        if self.network.strikes(self.now, self.network.faults.crash) {
+        if self.network.occurs(self.now, self.network.faults.crash) {
             self.network.counts.crashes_computing += 1;
             let moment = self.network.up_to(time as u32);
             self.at(self.now + moment.min(time - 1), SimEvent::Crash { slot, incarnation });
@@ -477,7 +477,7 @@ impl Cluster<'_> {
         }
         self.network.counts.drains += u64::from(leaves_now);
         if let Some(sum) = sums.iter().find(|sum| !sum.gradient.is_empty())
-            && self.network.strikes(self.now, self.network.faults.break_off)
+            && self.network.occurs(self.now, self.network.faults.break_off)
         {
             let mut sum = sum.clone();
             let server = self.network.below(self.job.servers) as usize;
@@ -521,7 +521,7 @@ impl Cluster<'_> {
                 }
             }
         }
-        let crashes = self.network.strikes(self.now, self.network.faults.crash);
+        let crashes = self.network.occurs(self.now, self.network.faults.crash);
         if crashes {
             // Each connection may lose a different part, so what reaches one server may not reach the others.
             self.network.counts.crashes_pushing += 1;

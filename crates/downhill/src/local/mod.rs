@@ -303,7 +303,7 @@ impl<'a> LocalCoordinator<'a> {
             // Workers end when their channels are closed.
             ServerAction::Dismiss { .. } => {}
             // All workers are threads of this process and therefore trusted, so nothing is audited.
-            ServerAction::Judge { .. }
+            ServerAction::Recompute { .. }
             | ServerAction::RequestMissing { .. }
             | ServerAction::Ban { .. }
             | ServerAction::RollBack { .. }

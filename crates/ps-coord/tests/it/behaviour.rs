@@ -63,7 +63,7 @@ fn server_event(
         22 => ServerEvent::WeightsWanted { worker },
         23..25 if !asked.is_empty() => {
             let (step, node) = asked.remove(0);
-            ServerEvent::Judged { step, node, digest: Digest([0; 32]) }
+            ServerEvent::Recomputed { step, node, digest: Digest([0; 32]) }
         }
         23..30 => ServerEvent::Updated { step },
         30 if random.below(200) == 0 => ServerEvent::Diverged { step },
@@ -119,7 +119,7 @@ fn random_server_events_break_no_invariant() {
                         assert!(step == core.version() && coverage.is_complete(), "seed {seed}");
                         updating = true;
                     }
-                    ServerAction::Judge { step, node } => asked.push((step, node)),
+                    ServerAction::Recompute { step, node } => asked.push((step, node)),
                     ServerAction::RollBack { since } => {
                         assert!(since < core.version(), "seed {seed}: back to {since}, which is not past");
                         wanted = Some(since);

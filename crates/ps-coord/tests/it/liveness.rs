@@ -42,7 +42,7 @@ struct Setting {
 }
 
 #[derive(Debug)]
-enum Event {
+enum SimulatedEvent {
     Server(ServerEvent),
     Worker(u32, WorkerEvent),
     Computed(u32, u64, Range<u32>),
@@ -65,7 +65,7 @@ struct Report {
 struct Run {
     setting: Setting,
     now: Millis,
-    queue: BTreeMap<(Millis, u64), Event>,
+    queue: BTreeMap<(Millis, u64), SimulatedEvent>,
     sequence: u64,
     server: ServerCore,
     /// By id; a worker that reconnects is added as another one.
@@ -112,7 +112,7 @@ impl Run {
         }
     }
 
-    fn at(&mut self, after: Millis, event: Event) {
+    fn at(&mut self, after: Millis, event: SimulatedEvent) {
         self.sequence += 1;
         self.queue.insert((self.now + after, self.sequence), event);
     }
@@ -160,28 +160,28 @@ impl Run {
         self.worker_steps(worker, WorkerEvent::Timeout);
         self.worker_steps(worker, WorkerEvent::Connected);
         self.server_steps(ServerEvent::Joined { worker: WorkerId(worker) });
-        self.at(500, Event::Heartbeat(worker));
+        self.at(500, SimulatedEvent::Heartbeat(worker));
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: SimulatedEvent) {
         match event {
-            Event::Server(event) => self.server_steps(event),
-            Event::Worker(worker, event) => self.worker_steps(worker, event),
-            Event::Computed(worker, step, leaves) => {
+            SimulatedEvent::Server(event) => self.server_steps(event),
+            SimulatedEvent::Worker(worker, event) => self.worker_steps(worker, event),
+            SimulatedEvent::Computed(worker, step, leaves) => {
                 self.worker_steps(worker, WorkerEvent::Computed { step, leaves });
             }
-            Event::Gathered(step, node) => {
+            SimulatedEvent::Gathered(step, node) => {
                 if step == self.server.version() {
                     let was_complete = self.coverage.is_complete();
                     self.coverage.gather(node);
                     if self.coverage.is_complete() && !was_complete {
-                        self.at(LATENCY_MS, Event::Server(ServerEvent::Applied { shard: 0, step }));
+                        self.at(LATENCY_MS, SimulatedEvent::Server(ServerEvent::Applied { shard: 0, step }));
                     }
                 }
             }
-            Event::Heartbeat(worker) => {
+            SimulatedEvent::Heartbeat(worker) => {
                 self.server_steps(ServerEvent::MessageReceived { worker: WorkerId(worker) });
-                self.at(500, Event::Heartbeat(worker));
+                self.at(500, SimulatedEvent::Heartbeat(worker));
             }
         }
     }
@@ -202,21 +202,24 @@ impl Run {
         for action in actions {
             match action {
                 ServerAction::SendWeights { worker, version } => {
-                    self.at(LATENCY_MS, Event::Worker(worker.0, WorkerEvent::Weights { version }));
+                    self.at(LATENCY_MS, SimulatedEvent::Worker(worker.0, WorkerEvent::Weights { version }));
                 }
                 ServerAction::Assign { worker, step, leaves } => {
                     if worker.0 == self.setting.workers - 1 {
                         *self.report.given.entry(step).or_default() += leaves.len() as u32;
                     }
-                    self.at(LATENCY_MS, Event::Worker(worker.0, WorkerEvent::Assigned { step, leaves }));
+                    self.at(
+                        LATENCY_MS,
+                        SimulatedEvent::Worker(worker.0, WorkerEvent::Assigned { step, leaves }),
+                    );
                 }
                 ServerAction::Update { step } => {
-                    self.at(UPDATE_MS, Event::Server(ServerEvent::Updated { step }));
+                    self.at(UPDATE_MS, SimulatedEvent::Server(ServerEvent::Updated { step }));
                 }
                 ServerAction::RequestMissing { step } => {
                     let leaves = self.coverage.missing();
                     let event = ServerEvent::Missing { shard: 0, step, leaves };
-                    self.at(2 * LATENCY_MS, Event::Server(event));
+                    self.at(2 * LATENCY_MS, SimulatedEvent::Server(event));
                 }
                 ServerAction::Dismiss { reason: Dismissal::Done, .. } => {}
                 ServerAction::Dismiss { worker, reason } => self.report.dismissals.push((worker, reason)),
@@ -237,24 +240,24 @@ impl Run {
                 WorkerAction::Compute { step, leaves } if stop(step) != Some(Stop::Computing) => {
                     let slowness = if is_last { self.setting.slowness } else { 1 };
                     let time = self.setting.leaf_ms * slowness * leaves.len() as u64;
-                    self.at(time, Event::Computed(worker, step, leaves));
+                    self.at(time, SimulatedEvent::Computed(worker, step, leaves));
                 }
                 WorkerAction::Push { step, leaves } => {
                     let stop = stop(step);
                     for node in self.plan.step(step).tree().cover(leaves) {
                         if stop != Some(Stop::BeforeTheShard) && self.setting.shards > 0 {
-                            self.at(LATENCY_MS, Event::Gathered(step, node));
+                            self.at(LATENCY_MS, SimulatedEvent::Gathered(step, node));
                         }
                         if stop != Some(Stop::BeforeTheCoordinator) {
                             let worker = WorkerId(worker);
                             let event = ServerEvent::Contributed { worker, step, node, digest: None };
-                            self.at(LATENCY_MS, Event::Server(event));
+                            self.at(LATENCY_MS, SimulatedEvent::Server(event));
                         }
                     }
                 }
                 WorkerAction::ReportDropped { .. } => {
                     let worker = WorkerId(worker);
-                    self.at(LATENCY_MS, Event::Server(ServerEvent::Dropped { worker }));
+                    self.at(LATENCY_MS, SimulatedEvent::Server(ServerEvent::Dropped { worker }));
                 }
                 _ => {}
             }

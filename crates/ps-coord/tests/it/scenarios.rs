@@ -155,7 +155,7 @@ impl Cast {
             "back" => ServerEvent::RolledBack { version: words[1].parse().unwrap() },
             "stuck" => ServerEvent::CannotRollBack,
             "restored" => ServerEvent::Restored { version: words[1].parse().unwrap() },
-            "judged" => ServerEvent::Judged {
+            "recomputed" => ServerEvent::Recomputed {
                 step,
                 node: tree.cover(range(words[1]))[0],
                 digest: digest(settings).unwrap(),
@@ -284,7 +284,7 @@ fn server_action(action: &ServerAction) -> String {
         ServerAction::Assign { worker, step, leaves } => {
             format!("work {worker} step={step} leaves={leaves:?}")
         }
-        ServerAction::Judge { step, node } => format!("judge node {node} of step {step}"),
+        ServerAction::Recompute { step, node } => format!("recompute node {node} of step {step}"),
         ServerAction::RequestMissing { step } => format!("ask shards what they lack of step={step}"),
         ServerAction::StartOver { step } => format!("start over step={step}"),
         ServerAction::Ban { worker, since: None, .. } => format!("ban {worker}"),

@@ -190,7 +190,7 @@ fn audited_nodes_count_once_complete_and_hash_equally_from_every_sender() {
     assert!(!plane.covers(0, node) && !plane.is_gathered());
     let digest = plane.take_end(WORKER, NodeDone { step: 0, node }).unwrap().unwrap();
     assert!(plane.covers(0, node) && plane.is_gathered() && plane.has_all_metrics());
-    assert_eq!(plane.judge(node, &mut Own(&job)), digest);
+    assert_eq!(plane.recompute_digest(node, &mut Own(&job)), digest);
     // A single different bit of the gradient, or of the metrics, changes the hash.
     let mut other = |sum: &NodeSum| {
         begin(&mut plane, WorkerId(8), 0, sum).unwrap();

@@ -6,7 +6,7 @@ use crate::membership::Members;
 use std::collections::VecDeque;
 
 /// Number of rounds to remember. Their median ignores a few slow ones.
-const REMEMBERED: usize = 16;
+const MAX_ROUNDS: usize = 16;
 /// Leaves are also assigned to an idle worker after this multiple of the time they should take. Since the
 /// copy takes about one step more, a worker that stops costs about three steps.
 const LATE_TIMES: u64 = 3;
@@ -14,18 +14,18 @@ const LATE_TIMES: u64 = 3;
 /// step is assumed to lack something, and an audit's second copy not to come.
 const OVERDUE_TIMES: u64 = 2;
 /// Nothing counts as late before this time, so that small delays cause no duplicate work.
-const LATE_AT_LEAST_MS: Millis = 100;
+const MIN_LATE_MS: Millis = 100;
 /// A worker is sent away after this many work timeouts without a delivery.
-const TIMEOUTS: u64 = 3;
+const STUCK_TIMEOUTS: u64 = 3;
 
 /// The lengths of the last rounds, from opening until they could be closed, with their numbers of leaves.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rhythm(VecDeque<(Millis, u32)>);
+pub(crate) struct RoundTimes(VecDeque<(Millis, u32)>);
 
-impl Rhythm {
+impl RoundTimes {
     /// Records that a round of `leaves` leaves took `took`.
-    pub(crate) fn note(&mut self, took: Millis, leaves: u32) {
-        if self.0.len() == REMEMBERED {
+    pub(crate) fn record(&mut self, took: Millis, leaves: u32) {
+        if self.0.len() == MAX_ROUNDS {
             self.0.pop_front();
         }
         self.0.push_back((took, leaves));
@@ -33,7 +33,7 @@ impl Rhythm {
 
     /// The time that a round of `leaves` leaves should take: the median of the last rounds, scaled up for
     /// those with fewer leaves. `None` before the first round has closed.
-    pub(crate) fn usual(&self, leaves: u32) -> Option<Millis> {
+    pub(crate) fn expected(&self, leaves: u32) -> Option<Millis> {
         let stretched = |&(took, its_leaves): &(Millis, u32)| {
             (u128::from(took) * u128::from(leaves.max(its_leaves)) / u128::from(its_leaves.max(1))) as Millis
         };
@@ -46,7 +46,7 @@ impl Rhythm {
     /// from its own pace, or from the other workers' while it has none, and at most that multiple of a usual
     /// round. `None` if none of this is known. The caller passes `speeds`, the result of [`Members::speeds`],
     /// because summing over all workers for each worker would take quadratic time.
-    pub(crate) fn patience(
+    pub(crate) fn allowed(
         &self,
         members: &Members,
         speeds: (f64, u32),
@@ -57,22 +57,22 @@ impl Rhythm {
         let pace = members.pace(worker).or_else(|| members.pace_of_others(worker, speeds));
         let pace = pace.filter(|&pace| pace > 0.0);
         let own = pace.map(|pace| (1000.0 * f64::from(held) / pace).min(1e15) as Millis);
-        let usual = own.into_iter().chain(self.usual(leaves)).min()?;
-        Some(usual.saturating_mul(LATE_TIMES).max(LATE_AT_LEAST_MS))
+        let usual = own.into_iter().chain(self.expected(leaves)).min()?;
+        Some(usual.saturating_mul(LATE_TIMES).max(MIN_LATE_MS))
     }
 
     /// How long a round of `leaves` leaves may wait for something else after its leaves were all in, for
     /// which it took `gathered`.
     pub(crate) fn overdue(&self, leaves: u32, gathered: Millis, timeout: Millis) -> Millis {
-        let usual = self.usual(leaves).unwrap_or(gathered).saturating_mul(OVERDUE_TIMES);
-        usual.min(timeout).max(LATE_AT_LEAST_MS)
+        let usual = self.expected(leaves).unwrap_or(gathered).saturating_mul(OVERDUE_TIMES);
+        usual.min(timeout).max(MIN_LATE_MS)
     }
 
     /// How long a worker may hold work of a round of `leaves` leaves while only others deliver. `None` before
     /// the first round has closed.
     pub(crate) fn stuck(&self, leaves: u32, timeout: Millis) -> Option<Millis> {
-        let usual = self.usual(leaves)?.saturating_mul(LATE_TIMES);
-        Some(timeout.max(usual).saturating_mul(TIMEOUTS))
+        let usual = self.expected(leaves)?.saturating_mul(LATE_TIMES);
+        Some(timeout.max(usual).saturating_mul(STUCK_TIMEOUTS))
     }
 }
 
@@ -82,19 +82,22 @@ mod tests {
 
     #[test]
     fn a_round_of_more_leaves_may_take_longer() {
-        let mut rhythm = Rhythm::default();
-        assert_eq!(rhythm.usual(10), None);
+        let mut round_times = RoundTimes::default();
+        assert_eq!(round_times.expected(10), None);
         for took in [90, 100, 5000] {
-            rhythm.note(took, 10);
+            round_times.record(took, 10);
         }
-        assert_eq!((rhythm.usual(10), rhythm.usual(5), rhythm.usual(30)), (Some(100), Some(100), Some(300)));
+        assert_eq!(
+            (round_times.expected(10), round_times.expected(5), round_times.expected(30)),
+            (Some(100), Some(100), Some(300))
+        );
     }
 
     #[test]
     fn only_recent_rounds_count() {
-        let mut rhythm = Rhythm::default();
-        (0..REMEMBERED).for_each(|_| rhythm.note(1000, 4));
-        (0..REMEMBERED).for_each(|_| rhythm.note(10, 4));
-        assert_eq!(rhythm.usual(4), Some(10));
+        let mut round_times = RoundTimes::default();
+        (0..MAX_ROUNDS).for_each(|_| round_times.record(1000, 4));
+        (0..MAX_ROUNDS).for_each(|_| round_times.record(10, 4));
+        assert_eq!(round_times.expected(4), Some(10));
     }
 }
