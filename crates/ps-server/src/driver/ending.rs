@@ -150,6 +150,8 @@ impl ServerDriver {
                 Err(error)
             }
         };
+        // Only now, because a worker that learns that the run is done exits. If the coordinator crashed between
+        // that message and writing the results, its restart would find no workers to make the last steps again.
         for farewell in farewells {
             if let ServerAction::Dismiss { worker, reason } = farewell {
                 debug!(%worker, %reason, "worker dismissed");
