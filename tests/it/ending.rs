@@ -116,13 +116,13 @@ fn workers_and_shards_wait_for_a_stopped_server() {
         send(&server, signal);
         let ended = server.finish();
         code(&ended, if signal == "-TERM" { 143 } else { 130 });
-        assert!(ended.stdout.contains("stopped before its end"), "{ended}");
+        assert!(ended.stdout.contains("stopped before the end"), "{ended}");
     }
     assert_eq!(run(&mut dir.server(2)).hash(), wanted);
     let (shard, worker) = (shard.finish(), worker.finish());
     code(&shard, 0);
     code(&worker, 0);
-    assert!(shard.stderr.contains("looking for it again"), "{shard}");
+    assert!(shard.stderr.contains("reconnecting"), "{shard}");
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn only_administrators_can_end_a_run() {
 fn processes_stopped_before_the_run_begins_exit_with_an_error() {
     let dir = TestDir::new(RUN);
     let mut lonely = dir.worker();
-    lonely.log_line(|line| line.contains("server not there yet"));
+    lonely.log_line(|line| line.contains("cannot reach the server yet"));
     let mut shard = dir.shard();
     shard.line(|line| line.starts_with("listening on "));
     for process in [&mut lonely, &mut shard] {

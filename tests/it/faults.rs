@@ -142,7 +142,7 @@ fn check(injection: &str) -> u64 {
 
     if let Some(at) = calls.iter().position(|call| call.name == "fsync" && call.failed()) {
         assert_eq!(ended.status.code(), Some(1), "{context}");
-        assert!(ended.stderr.contains("cannot be made durable"), "{context}");
+        assert!(ended.stderr.contains("cannot make it durable"), "{context}");
         let again =
             calls[at + 1..].iter().any(|call| call.name == "fsync" && call.path() == calls[at].path());
         assert!(!again, "{} is tried again\n{context}", calls[at].path());
@@ -192,7 +192,7 @@ fn a_failed_fsync_ends_the_run() {
         command.arg(train.get_program()).arg("train").arg(&file).arg("--out").arg(&out);
         let ended = run(command.args(["--checkpoint-every", "2", "--threads", "1"]));
         assert_eq!(ended.status.code(), Some(1), "{number}: {ended}");
-        let results = if number >= 3 { "" } else { "it cannot be made durable: " };
+        let results = if number >= 3 { "" } else { "cannot make it durable: " };
         assert!(ended.stderr.contains(&format!("{results}Input/output error")), "{number}: {ended}");
         assert!(!ended.stdout.contains("weights sha256"), "{number}: {ended}");
         // Started again, the run ends as it should.
@@ -246,7 +246,7 @@ fn a_run_whose_checkpoints_do_not_fit_warns_and_gives_the_same_weights() {
     let script = r#""$DOWNHILL" train "$1" --out "$M/out" --checkpoint-every 2"#;
     let Some(ended) = with_mount(350 << 10, script, &[&file]) else { return };
     assert_eq!(ended.hash(), wanted, "{ended}");
-    let warning = "warning: no checkpoint was saved after 2 steps: writing ";
+    let warning = "warning: the checkpoint after 2 steps was not saved: writing ";
     assert!(ended.stderr.contains(warning) && ended.stderr.contains("No space left on device"), "{ended}");
 }
 

@@ -82,11 +82,11 @@ fn processes_behind_certificates_and_a_token_train_to_the_same_hash() {
         assert_eq!(ended.status.code(), Some(42), "{ended}");
         assert!(ended.stderr.contains(expected), "{ended}");
     };
-    refused(worker(dir, address.trim_start_matches("https://")), "speaks TLS only");
+    refused(worker(dir, address.trim_start_matches("https://")), "requires TLS");
     let mut stranger = program("ps-worker");
     stranger.args(["--server", &address]);
     with_certificate(&mut stranger, dir, "worker-1");
-    refused(stranger, "asks for a token");
+    refused(stranger, "requires a token");
     let ended = run(&mut worker(dir, &address));
     assert_eq!(ended.status.code(), Some(2), "{ended}");
     assert!(ended.stderr.contains("https needs --tls-cert"), "{ended}");

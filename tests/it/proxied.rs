@@ -139,7 +139,7 @@ fn check(server: Ended, workers: Vec<Ended>, wanted: &str) -> Vec<Ended> {
 
 /// Returns how often workers reported that they lost or did not reach their server.
 fn setbacks(workers: &[Ended]) -> usize {
-    let signs = ["connection to the server lost", "server not reached", "server not there yet"];
+    let signs = ["connection to the server lost", "server not reached", "cannot reach the server yet"];
     let lines = workers.iter().flat_map(|worker| worker.stderr.lines());
     lines.filter(|line| signs.iter().any(|sign| line.contains(sign))).count()
 }
@@ -331,7 +331,7 @@ fn a_worker_gives_up_on_a_server_that_never_answers() {
         let last = ended.stderr.lines().last().unwrap_or_default();
         assert!(last.contains("no server within") && last.contains(what), "{ended}");
     };
-    is_clear(&ended, "nothing heard from the server");
+    is_clear(&ended, "no message from the server");
     assert!(held.elapsed() < Duration::from_secs(10), "{:?}", held.elapsed());
     for (mut stranger, what) in strangers.into_iter().zip(["no answer within", "no answer to TLS within"]) {
         is_clear(&stranger.finish(), what);

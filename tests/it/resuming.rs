@@ -195,7 +195,7 @@ fn killed_train(file: &str) {
     if !dir.path("killed/summary.json").exists() {
         let ended = run(&mut dir.train("killed", &["--threads", "1"]));
         assert_eq!(ended.hash(), wanted, "{ended}");
-        assert!(ended.stderr.contains("going on after"), "{ended}");
+        assert!(ended.stderr.contains("resuming after"), "{ended}");
     }
     assert!(kills >= 3, "only {kills} kills");
     assert_eq!(dir.records("killed"), dir.records("whole"));
@@ -405,7 +405,7 @@ fn a_server_restarted_after_the_end_has_nothing_to_do() {
     // With another run file, the server does not claim that the run is finished.
     let other = run(dir.server("out").args(["--set", "optimizer.momentum=0.8"]));
     assert_eq!(other.status.code(), Some(2), "{other}");
-    assert!(other.stderr.contains("optimizer.momentum = 0.9, the run file has 0.8"), "{other}");
+    assert!(other.stderr.contains("optimizer.momentum = 0.9, but the run file has 0.8"), "{other}");
 }
 
 #[test]
@@ -469,7 +469,7 @@ fn a_damaged_checkpoint_is_reported_and_without_a_valid_one_the_run_does_not_res
     let ended = run(&mut dir.train("run", &[]));
     assert_eq!(ended.status.code(), Some(1), "{ended}");
     assert!(
-        ended.stderr.contains("no checkpoint is good") && ended.stderr.contains("--allow-fresh"),
+        ended.stderr.contains("all checkpoints are damaged") && ended.stderr.contains("--allow-fresh"),
         "{ended}"
     );
     assert_eq!(run(&mut dir.train("run", &["--allow-fresh"])).hash(), wanted);
@@ -491,7 +491,7 @@ fn a_run_does_not_resume_from_checkpoints_of_another_run() {
     let ended = run(&mut dir.train("run", &["--set", "seed=2"]));
     assert_eq!(ended.status.code(), Some(2), "{ended}");
     assert!(
-        ended.stderr.contains("has seed = 1, the run file has 2") && ended.stderr.contains("--out"),
+        ended.stderr.contains("has seed = 1, but the run file has 2") && ended.stderr.contains("--out"),
         "{ended}"
     );
 }

@@ -144,7 +144,7 @@ fn a_descent_with_line_search_finds_the_optimum_of_lbfgs() {
     ended.hash();
     let events = events(&out);
     let [(steps, event, text)] = &events[..] else { panic!("{events:?}\n{ended}") };
-    assert!(*steps < 10_000 && event == "stopped" && text.contains("not above"), "{events:?}");
+    assert!(*steps < 10_000 && event == "stopped" && text.contains("at most"), "{events:?}");
     // "the descent has arrived at loss L: …", the loss of the objective including weight decay.
     let loss: f64 = text.split("at loss ").nth(1).unwrap().split(':').next().unwrap().parse().unwrap();
     let wanted = truth["objective"].as_f64().unwrap();

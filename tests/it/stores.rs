@@ -140,7 +140,7 @@ fn data_from_a_web_server_is_fetched_once_and_gives_the_same_bits_as_a_file() {
     web.file.lock().unwrap().0.extend(b"0.5,0.25,1\n");
     assert_ne!(train(folder, "changed", &web.url, &[]).hash(), wanted);
     assert_eq!(web.asked(), ["HEAD", "GET"]);
-    refused(&train(folder, "other", &pinned, &[]), "what lies there has changed or is damaged");
+    refused(&train(folder, "other", &pinned, &[]), "the content has changed or is damaged");
 }
 
 #[test]
@@ -150,12 +150,12 @@ fn a_failed_fetch_is_reported_and_leaves_the_cache_intact() {
     let web = Web::open();
     let wanted = train(folder, "good", &web.url, &[]).hash();
     refused(&train(folder, "a", &web.url.replace("table", "none"), &[]), "there is nothing at this URL");
-    refused(&train(folder, "b", "ftp://127.0.0.1/table.csv", &[]), "http://, https:// and s3:// only");
+    refused(&train(folder, "b", "ftp://127.0.0.1/table.csv", &[]), "only http://, https:// and s3://");
     let wrong = format!("{}#sha256={}", web.url, "0".repeat(64));
     let ended = train(folder, "c", &wrong, &[]);
     refused(
         &ended,
-        &format!("its SHA-256 is {}, the run file asks for {}", sha256(&table()), "0".repeat(64)),
+        &format!("its SHA-256 is {}, but the run file requires {}", sha256(&table()), "0".repeat(64)),
     );
     // The server closes the connection early, at each attempt.
     web.file.lock().unwrap().0.extend(b"0.5,0.25,1\n");
@@ -196,7 +196,10 @@ fn workers_fetch_only_from_allowed_urls() {
     for not_enough in [&[][..], &["--allow-url", "http://127.0.0.1/"]] {
         let ended = worker(not_enough);
         assert_eq!(ended.status.code(), Some(42), "{ended}");
-        assert!(ended.stderr.contains("was not told that it may fetch; say so with --allow-url"), "{ended}");
+        assert!(
+            ended.stderr.contains("was not told that it may fetch; allow it with --allow-url"),
+            "{ended}"
+        );
     }
     let ended = worker(&["--allow-url", web.url.strip_suffix("table.csv").unwrap()]);
     assert!(ended.status.success(), "{ended}");

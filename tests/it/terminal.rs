@@ -216,7 +216,7 @@ fn a_stopped_launch_prints_how_to_resume_it() {
     let mut shell = Command::new("sh");
     let mut again =
         Terminal::start(shell.args(["-c", &format!("exec {command}")]).current_dir(dir.path()), 80);
-    again.wait(|text| text.contains("going on after "));
+    again.wait(|text| text.contains("resuming after "));
     again.interrupt();
     let (_, lines) = again.finish();
     assert_eq!(resuming(&lines), command);

@@ -72,13 +72,17 @@ fn training_continues_with_a_warning_if_the_port_is_in_use() {
     let ended = train(folder.path(), "watched", &["--dashboard", &address, "--metrics", &address]);
     assert_eq!(ended.hash(), wanted);
     for flag in ["--dashboard", "--metrics"] {
-        let expected = format!("{flag} {address}: another process has this port; the run goes on without it");
+        let expected =
+            format!("{flag} {address}: another process uses this port; the run continues without it");
         assert!(ended.stderr.contains(&expected), "{ended}");
     }
     // Other machines have no access by default.
     let open = train(folder.path(), "open", &["--dashboard", "0.0.0.0:0"]);
     assert_eq!(open.status.code(), Some(2), "{open}");
-    assert!(open.stderr.contains("other machines reach") && !folder.path().join("open").exists(), "{open}");
+    assert!(
+        open.stderr.contains("other machines can reach") && !folder.path().join("open").exists(),
+        "{open}"
+    );
 }
 
 #[test]
@@ -411,9 +415,8 @@ fn with_linger_the_result_is_served_until_ctrl_c() {
         let mut staying = Running::start(&mut staying);
         let at = address(&mut staying, "dashboard");
         let hash = staying.line(|line| line.starts_with("weights sha256 "));
-        staying.log_line(|line| {
-            line.contains("dashboard remains at") || line.contains("staying until asked to end")
-        });
+        staying
+            .log_line(|line| line.contains("dashboard remains at") || line.contains("waiting for SIGTERM"));
         let state: Value = serde_json::from_str(&ask(&at, "/state.json", "").1).unwrap();
         assert_eq!(state["phase"], "done", "{command}: {state}");
         assert!(hash.ends_with(state["summary"]["weights_sha256"].as_str().unwrap()), "{hash}: {state}");
@@ -509,7 +512,7 @@ fn a_lingering_server_answers_late_workers_and_serves_the_results() {
         || run(program("ps-worker").args(["--server", &listen, "--threads", "1", "--connect-timeout", "60"]));
     assert!(work().status.success());
     server.line(|line| line == format!("weights sha256 {wanted}"));
-    server.log_line(|line| line.contains("staying until asked to end"));
+    server.log_line(|line| line.contains("waiting for SIGTERM"));
     let late = work();
     assert!(late.status.success() && late.stderr.contains("training is done"), "{late}");
     let status = run(&mut downhill(&["status", &listen]));
@@ -523,7 +526,7 @@ fn a_lingering_server_answers_late_workers_and_serves_the_results() {
     // A server whose run is already finished shows it, too.
     let mut server = serve();
     let dashboard = address(&mut server, "dashboard");
-    server.log_line(|line| line.contains("staying until asked to end"));
+    server.log_line(|line| line.contains("waiting for SIGTERM"));
     assert!(ask(&dashboard, "/results/summary.json", "").1.contains(&wanted));
     let state: Value = serde_json::from_str(&ask(&dashboard, "/state.json", "").1).unwrap();
     assert!(state["phase"] == "done" && state["step"] == 228, "{state}");

@@ -79,35 +79,35 @@ impl fmt::Display for Error {
         match self {
             Error::Locked { folder } => write!(
                 f,
-                "{}: another process uses these checkpoints; wait for its end, or choose another --out",
+                "{}: another process uses these checkpoints; wait until it exits, or choose another --out",
                 folder.display()
             ),
             Error::Fenced { folder, holders: [ours, theirs] } => write!(
                 f,
-                "{}: another process has taken over these checkpoints (holder {theirs}, we are {ours}); \
-                 this one ends, so that there are not two",
+                "{}: another process has taken over these checkpoints (holder {theirs}, this process \
+                 {ours}); this process exits, so that only one continues the run",
                 folder.display()
             ),
             Error::OtherRun { folder, why } => write!(f, "{}: {why}", folder.display()),
             Error::NoneIsGood { folder, problems } => write!(
                 f,
-                "{}: no checkpoint is good: {}; say --allow-fresh to begin again at step 0",
+                "{}: all checkpoints are damaged: {}; use --allow-fresh to start again from step 0",
                 folder.display(),
                 problems.join("; ")
             ),
             Error::NotDurable { path, error } => write!(
                 f,
-                "{}: it cannot be made durable: {error}; what was written may be lost, so the run ends here and \
-                 goes on from the checkpoint before when it is started again",
+                "{}: cannot make it durable: {error}; the data may be lost, so the run ends here and \
+                 resumes from the previous checkpoint when it is restarted",
                 path.display()
             ),
             Error::ReadBack { path } => write!(
                 f,
-                "{}: what is read is not what was written; this disk or memory cannot be trusted",
+                "{}: the data read differs from the data written; the disk or memory is faulty",
                 path.display()
             ),
             Error::WriterGone => {
-                f.write_str("the thread that saves checkpoints has ended; what it said is above")
+                f.write_str("the thread that saves checkpoints failed; see its messages above")
             }
             Error::File { action, path, error } => write!(f, "{} {}: {error}", action, path.display()),
         }

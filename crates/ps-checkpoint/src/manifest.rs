@@ -104,14 +104,14 @@ impl Fingerprint {
         let mut differences = Vec::new();
         let mut compare = |what: &str, ours: &str, theirs: &str| {
             if ours != theirs {
-                differences.push(format!("{what} is {ours} here and {theirs} there"));
+                differences.push(format!("{what} is {ours} here and {theirs} in the checkpoint"));
             }
         };
         if self.numerics == theirs.numerics {
             compare("the run file's fingerprint", &self.run, &theirs.run);
         }
         compare("the data's fingerprint", &self.data, &theirs.data);
-        compare("the version of the numbers", &self.numerics.to_string(), &theirs.numerics.to_string());
+        compare("the numerics version", &self.numerics.to_string(), &theirs.numerics.to_string());
         differences
     }
 }
@@ -157,7 +157,7 @@ impl Header {
         let header: Header = parse(bytes)?;
         if header.format != FORMAT {
             let theirs = header.format;
-            return Err(format!("it is of format {theirs}; this release reads format {FORMAT}"));
+            return Err(format!("it has format {theirs}, but this release reads format {FORMAT}"));
         }
         // The hash covers the original bytes, which may differ from a new serialization.
         let stated = header.sha256.as_bytes();
@@ -165,13 +165,13 @@ impl Header {
         let blank = at.map(|at| [&bytes[..at], &bytes[at + stated.len()..]].concat());
         match blank {
             Some(blank) if sha256(&blank).as_bytes() == stated => Ok(header),
-            _ => Err("its SHA-256 is not the one that it states".into()),
+            _ => Err("its SHA-256 differs from the one that it states".into()),
         }
     }
 }
 
 fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(bytes).map_err(|error| format!("it is no manifest: {error}"))
+    serde_json::from_slice(bytes).map_err(|error| format!("not a valid manifest: {error}"))
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {

@@ -81,7 +81,7 @@ impl StoreOptions {
 }
 
 fn other_run(differences: &[String]) -> String {
-    format!("these checkpoints are of another run: {}; choose another folder", differences.join("; "))
+    format!("these checkpoints belong to another run: {}; choose another folder", differences.join("; "))
 }
 
 /// A folder of checkpoints of one run, used exclusively by this process.
@@ -361,7 +361,9 @@ impl Store {
         self.options.checked(&manifest).map_err(of_another_run)?;
         let theirs = manifest.progress.step;
         if theirs != step {
-            return Err(format!("{MANIFEST} is of step {theirs}, the folder's name says {step}").into());
+            return Err(
+                format!("{MANIFEST} is of step {theirs}, but the folder is named for step {step}").into()
+            );
         }
         let tensors = |name: &str| -> Result<Vec<f32>, Unloaded> {
             let entry = manifest.files.iter().find(|entry| entry.name == name);
@@ -369,12 +371,16 @@ impl Store {
             let bytes = read(name)?;
             if bytes.len() as u64 != entry.bytes {
                 let found = bytes.len();
-                return Err(format!("{name} has {found} bytes, the manifest states {}", entry.bytes).into());
+                return Err(
+                    format!("{name} has {found} bytes, but the manifest states {}", entry.bytes).into()
+                );
             }
             let found = sha256(&bytes);
             if found != entry.sha256 && !self.has(Mutation::LoadWithoutVerify) {
                 let stated = &entry.sha256;
-                return Err(format!("{name} has the SHA-256 {found}, the manifest states {stated}").into());
+                return Err(
+                    format!("{name} has the SHA-256 {found}, but the manifest states {stated}").into()
+                );
             }
             tensors::from_bytes(&self.options.layout, &bytes)
                 .map_err(|problem| Unloaded::Damaged(format!("{name}: {problem}")))

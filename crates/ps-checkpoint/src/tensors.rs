@@ -35,7 +35,7 @@ pub fn from_bytes(layout: &Layout, bytes: &[u8]) -> Result<Vec<f32>, String> {
         if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
             let (dtype, shape) = (view.dtype(), view.shape());
             return Err(format!(
-                "tensor `{}` is {dtype:?} {shape:?}, the model has F32 {:?}",
+                "tensor `{}` is {dtype:?} {shape:?}, but the model has F32 {:?}",
                 tensor.name, tensor.shape
             ));
         }

@@ -102,7 +102,7 @@ fn checkpoints_of_another_numerics_version_are_refused_and_kept() {
     let error = store.newest(false).unwrap_err();
     assert!(matches!(error, Error::OtherRun { .. }), "{error}");
     let text = error.to_string();
-    assert!(text.contains("the version of the numbers is 1 here and 0 there"), "{text}");
+    assert!(text.contains("the numerics version is 1 here and 0 in the checkpoint"), "{text}");
     assert!(!text.contains("run file"), "{text}");
     assert!(path.is_dir(), "{:?}", names(parent.path()));
     // In the same version, that is damage.
@@ -263,7 +263,10 @@ fn a_renamed_checkpoint_is_rejected() {
     fs::rename(path, parent.path().join("step-000000000003")).unwrap();
     let (step, problems) = newest(&store);
     assert_eq!(step, Some(1));
-    assert!(problems[0].contains("manifest.json is of step 2, the folder's name says 3"), "{problems:?}");
+    assert!(
+        problems[0].contains("manifest.json is of step 2, but the folder is named for step 3"),
+        "{problems:?}"
+    );
 }
 
 #[test]
@@ -275,7 +278,7 @@ fn without_a_valid_checkpoint_a_fresh_start_must_be_allowed() {
     for attempt in 1..=2 {
         let error = store.newest(false).unwrap_err().to_string();
         assert!(
-            error.contains("no checkpoint is good") && error.contains("--allow-fresh"),
+            error.contains("all checkpoints are damaged") && error.contains("--allow-fresh"),
             "{attempt}: {error}"
         );
     }

@@ -194,15 +194,17 @@ impl fmt::Display for Notice {
             }
             Notice::Lost { worker, step, cause, owed, present } => {
                 write!(f, "{worker} lost at step {step}: {cause}")?;
-                owed.map_or(Ok(()), |owed| write!(f, "; leaves it still owed: {owed}"))?;
+                owed.map_or(Ok(()), |owed| write!(f, "; leaves it had not delivered: {owed}"))?;
                 write!(f, "; {present} present")
             }
-            Notice::LiarAlreadyGone { worker, why } => write!(f, "{worker}, who is gone, lied: {why}"),
+            Notice::LiarAlreadyGone { worker, why } => {
+                write!(f, "{worker}, which has left, sent a wrong sum: {why}")
+            }
             Notice::Trusted { worker } => {
-                write!(f, "{worker} delivers in time and gets leaves of its own again")
+                write!(f, "{worker} delivers in time again and gets its own leaves")
             }
             Notice::OnProbation { worker } => {
-                write!(f, "{worker} gets only copies of what others compute until it delivers in time")
+                write!(f, "{worker} gets only copies of other workers' leaves until it delivers in time")
             }
             Notice::Reassigned { step, leaves, late, takers } => {
                 write!(f, "step {step}: {}", Section::words(leaves))?;
@@ -224,7 +226,7 @@ impl fmt::Display for Notice {
                 )
             }
             Notice::Rewinding(cause) => write!(f, "{cause}"),
-            Notice::Rewound { from, to } => write!(f, "the run goes on from step {to} instead of {from}"),
+            Notice::Rewound { from, to } => write!(f, "the run continues from step {to} instead of {from}"),
             Notice::Waiting { waits_for, waited_ms } => write!(f, "{waits_for} (for {waited_ms} ms)"),
         }
     }
@@ -252,7 +254,7 @@ impl fmt::Display for RewindCause {
             }
             RewindCause::Tainted { shard, why } => write!(f, "shard {shard} has refused a worker ({why})")?,
         }
-        write!(f, ": the run goes back to what is saved")
+        write!(f, ": the run goes back to the last checkpoint")
     }
 }
 
@@ -270,7 +272,8 @@ impl fmt::Display for WorkerNotice {
                 let held = held.map_or("none".into(), |version| version.to_string());
                 write!(
                     f,
-                    "step {step} waits for its weights for {waited_ms} ms (held: {held}): asking the server again"
+                    "step {step} has waited for its weights for {waited_ms} ms (held: {held}): asking the \
+                     server again"
                 )
             }
         }

@@ -415,7 +415,7 @@ impl ServerCore {
         let is_wrong = liars.iter().any(|&liar| round.counts_on(liar));
         let mut first = None;
         for worker in liars {
-            let what = format!("its sum of {} of step {step} is not what they give", Section::words(&leaves));
+            let what = format!("its sum of {} of step {step} is wrong", Section::words(&leaves));
             let why = format!("{what}: it is banned");
             let since = self.history.take(worker);
             first = since.into_iter().chain(first).min();
@@ -441,7 +441,7 @@ impl ServerCore {
     /// Restores weights from before `since`, the first step that may contain wrong sums.
     fn roll_back(&mut self, since: u64, actions: &mut Vec<ServerAction>) {
         actions.push(ServerAction::RollBack { since });
-        let why = format!("the weights since step {since} may hold wrong sums; the run goes back");
+        let why = format!("the weights since step {since} may contain wrong sums; the run goes back");
         self.dismiss_all(Dismissal::Rewound(why), actions);
         self.enter(Phase::RollingBack { stopping: false });
     }

@@ -155,10 +155,10 @@ impl fmt::Display for WaitsFor {
                 write!(f, "step {step} waits for shards that have not applied it: {shards:?}")
             }
             WaitsFor::EarlierWeights { step } => {
-                write!(f, "step {step} is given up; the run waits for the weights of an earlier step")
+                write!(f, "step {step} is abandoned; the run waits for the weights of an earlier step")
             }
             WaitsFor::Update { step } => write!(f, "step {step} waits for the update of the weights"),
-            WaitsFor::Nothing => write!(f, "nothing is awaited"),
+            WaitsFor::Nothing => write!(f, "not waiting for anything"),
         }
     }
 }
@@ -206,7 +206,7 @@ impl fmt::Display for WorkerState {
 impl fmt::Display for Departure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Departure::Leaving => write!(f, "it said goodbye"),
+            Departure::Leaving => write!(f, "it left"),
             Departure::Disconnected(why) => write!(f, "its connection ended: {why}"),
             Departure::Misbehaved(why) => write!(f, "it misbehaved: {why}"),
         }
@@ -218,9 +218,9 @@ impl fmt::Display for Dismissal {
         match self {
             Dismissal::Done => write!(f, "training is done"),
             Dismissal::Ended(why) | Dismissal::Stopped(why) | Dismissal::Failed(why) => write!(f, "{why}"),
-            Dismissal::Silent { silent_ms } => write!(f, "nothing was heard from it for {silent_ms} ms"),
+            Dismissal::Silent { silent_ms } => write!(f, "it sent nothing for {silent_ms} ms"),
             Dismissal::Stuck { held_ms } => {
-                write!(f, "it delivered nothing of the work that it held for {held_ms} ms, while others did")
+                write!(f, "it delivered none of its work for {held_ms} ms, while others did")
             }
             Dismissal::Rewound(why) | Dismissal::Banned(why) => write!(f, "{why}"),
         }

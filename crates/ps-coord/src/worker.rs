@@ -266,10 +266,16 @@ impl WorkerCore {
             Dismissal::Ended(why) => self.finish(WorkerOutcome::Ended(why), actions),
             Dismissal::Failed(why) => self.finish(WorkerOutcome::Failed(why), actions),
             Dismissal::Silent { silent_ms } => {
-                self.disconnected(format!("the server heard nothing from us for {silent_ms} ms"), actions);
+                self.disconnected(
+                    format!("the server received nothing from this worker for {silent_ms} ms"),
+                    actions,
+                );
             }
             Dismissal::Stuck { held_ms } => {
-                self.disconnected(format!("the server got no result from us for {held_ms} ms"), actions);
+                self.disconnected(
+                    format!("the server received no result from this worker for {held_ms} ms"),
+                    actions,
+                );
             }
             Dismissal::Stopped(why) | Dismissal::Rewound(why) => self.disconnected(why, actions),
             Dismissal::Banned(why) => self.finish(WorkerOutcome::Banned(why), actions),
@@ -301,7 +307,7 @@ impl WorkerCore {
             _ => 0,
         };
         if silent > 0 {
-            self.disconnected(format!("nothing heard from the server for {silent} ms"), actions);
+            self.disconnected(format!("no message from the server for {silent} ms"), actions);
         }
         match &mut self.link {
             Link::Pausing { search, .. } | Link::Connecting { search, .. }

@@ -99,7 +99,8 @@ impl Cache {
             let sha256 = hex(&hash.finalize());
             match &locator.sha256 {
                 Some(wanted) if *wanted != sha256 => Err(remote(format!(
-                    "its SHA-256 is {sha256}, the run file asks for {wanted}: what lies there has changed or is damaged"
+                    "its SHA-256 is {sha256}, but the run file requires {wanted}: the content has changed \
+                     or is damaged"
                 ))),
                 _ => Ok(Known { url: url.into(), stored, sha256 }),
             }

@@ -25,17 +25,18 @@ impl Locator {
         let bad = |problem: &str| DataError::Remote { url: text.into(), problem: problem.into() };
         let mut url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https" | "s3") {
-            return Err(bad("data is fetched by http://, https:// and s3:// only"));
+            return Err(bad("only http://, https:// and s3:// are supported"));
         }
         if url.query().is_some() {
             return Err(bad(
-                "a URL with `?` in it is of no use here: name the object, and give credentials as \
-                            AWS_ACCESS_KEY_ID and the like",
+                "URLs with `?` are not supported: give the URL of the object, and credentials in \
+                 AWS_ACCESS_KEY_ID and related variables",
             ));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(bad("credentials do not belong in a run file; for s3:// they are taken from \
-                            AWS_ACCESS_KEY_ID and the like"));
+            return Err(bad(
+                "credentials are not allowed in a run file; for s3://, set AWS_ACCESS_KEY_ID and related variables",
+            ));
         }
         if url.path().trim_matches('/').is_empty() || url.path().ends_with('/') {
             return Err(bad("it names no file"));
@@ -46,7 +47,7 @@ impl Locator {
                 fragment
                     .strip_prefix("sha256=")
                     .filter(|hash| hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
-                    .ok_or_else(|| bad("after `#` stands sha256= and 64 hexadecimal digits, or nothing"))?
+                    .ok_or_else(|| bad("expected sha256= and 64 hexadecimal digits after `#`"))?
                     .to_ascii_lowercase(),
             ),
         };
@@ -81,9 +82,7 @@ pub fn allowed(config: &DataConfig, prefixes: &[String]) -> Result<(), String> {
         // A server may decode such characters to `..` or `/`, and so leave the prefix.
         let is_plain = !url.to_ascii_lowercase().contains("%2e") && !url.contains('\\');
         if !is_plain || !prefixes.iter().any(is_below) {
-            return Err(format!(
-                "the run's data lies at {url}, which this worker was not told that it may fetch"
-            ));
+            return Err(format!("the run's data is at {url}, which this worker is not allowed to download"));
         }
     }
     Ok(())
@@ -107,7 +106,7 @@ mod tests {
         assert_eq!(locator.url.as_str(), "s3://bucket/a/b%20c.gz");
         assert_eq!(locator.sha256.as_deref(), Some(&hash.to_lowercase()[..]));
         assert_eq!(locator.file_name(), "b_20c.gz");
-        assert!(problem("ftp://host/a").contains("http://, https:// and s3:// only"));
+        assert!(problem("ftp://host/a").contains("only http://, https:// and s3://"));
         assert!(problem("https://host/a?sig=1").contains("`?`"));
         assert!(problem("https://me:secret@host/a").contains("credentials"));
         assert!(
@@ -135,7 +134,7 @@ mod tests {
             ("s3://other/a.csv", "s3://bucket/"),
             ("https://host/a.csv", ""),
         ] {
-            assert!(check(url, prefix).unwrap_err().contains("was not told"), "{url} {prefix}");
+            assert!(check(url, prefix).unwrap_err().contains("is not allowed"), "{url} {prefix}");
         }
         let mut config = DataConfig::new("digits:");
         config.test = Some("idx:a.gz,http://169.254.169.254/latest".into());

@@ -63,13 +63,13 @@ pub(crate) fn fetch(
         let mut done = 0;
         loop {
             let next = tokio::time::timeout(STALLED, pieces.next()).await;
-            let stalled = |_| format!("nothing came for {} s, after {done} bytes", STALLED.as_secs());
+            let stalled = |_| format!("no data for {} s, after {done} bytes", STALLED.as_secs());
             let Some(piece) = next.map_err(stalled)? else { break };
             let piece = piece.map_err(|error| problem(url, &error))?;
             if piece.len() as u64 > stored.size - done {
-                return Err(format!("it goes on after its {} bytes", stored.size));
+                return Err(format!("more than the announced {} bytes were sent", stored.size));
             }
-            take(&piece).map_err(|error| format!("keeping it: {error}"))?;
+            take(&piece).map_err(|error| format!("cannot store it: {error}"))?;
             done += piece.len() as u64;
             report(done, stored.size.max(done));
         }
@@ -82,7 +82,7 @@ pub(crate) fn fetch(
 
 fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| format!("starting: {error}"))?.block_on(work)
+    runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(work)
 }
 
 fn open(url: &Url) -> Result<(Box<dyn ObjectStore>, Path), String> {
@@ -123,16 +123,21 @@ fn problem(url: &Url, error: &Error) -> String {
     match error {
         Error::NotFound { .. } => "there is nothing at this URL".into(),
         Error::Unauthenticated { .. } | Error::PermissionDenied { .. } if is_s3 => {
-            "the store refuses; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may read".into()
+            "the store denied access; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions"
+                .into()
         }
-        Error::Unauthenticated { .. } | Error::PermissionDenied { .. } => "the server refuses to give it".into(),
+        Error::Unauthenticated { .. } | Error::PermissionDenied { .. } => "the server denied access".into(),
         _ if is_without_credentials => {
-            "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true where \
-             everybody may read"
+            "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true \
+             for public data"
                 .into()
         }
         _ => {
-            let hint = if is_s3 { "AWS_ENDPOINT_URL, AWS_REGION and the network" } else { "the address and the network" };
+            let hint = if is_s3 {
+                "AWS_ENDPOINT_URL, AWS_REGION and the network"
+            } else {
+                "the address and the network"
+            };
             format!("it cannot be reached: {whole}; check {hint}")
         }
     }

@@ -25,7 +25,7 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {
                 "" => Err("the path of the socket is missing".into()),
-                _ if cfg!(not(unix)) => Err("this system has no Unix sockets".into()),
+                _ if cfg!(not(unix)) => Err("this system does not support Unix sockets".into()),
                 _ => Ok(Address::Unix(path.into())),
             };
         }
@@ -34,7 +34,7 @@ impl FromStr for Address {
             return Err("https needs --tls-cert, --tls-key and --tls-ca".into());
         }
         if address.contains("://") {
-            return Err("only http, https and unix are spoken".into());
+            return Err("only http, https and unix are supported".into());
         }
         let port = address.rsplit_once(':').ok_or("the port is missing")?.1;
         port.parse::<u16>().map_err(|_| "the port is not a number up to 65535")?;

@@ -37,7 +37,7 @@ pub enum ConnectError {
 /// How a plaintext connection to a server that requires TLS ends. On the way through HTTP/2 only the text of
 /// an error survives, so callers recognise it by this text.
 pub const WANTS_TLS: &str =
-    "the server speaks TLS only; give --tls-cert, --tls-key and --tls-ca, which `downhill certs` makes";
+    "the server requires TLS; set --tls-cert, --tls-key and --tls-ca (`downhill certs` creates the files)";
 
 /// A connection to a server. Its calls carry the token of this process, if there is one.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ impl Address {
             match stream.read_buf(&mut first).await? {
                 0 => Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
-                    "the server closed the connection at once",
+                    "the server closed the connection immediately",
                 )),
                 _ => Ok(Opened { stream: Box::new(stream), first: first.freeze(), is_plain: false }),
             }

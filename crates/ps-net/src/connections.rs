@@ -50,12 +50,12 @@ impl Connections {
         let address = address.map(|address| address.to_canonical());
         let mut open = lock(&self.open);
         if open.all >= all {
-            return Err(format!("there are {all} connections, which is the limit"));
+            return Err(format!("the limit of {all} connections is reached"));
         }
         if let Some(address) = address {
             let count = open.by_address.entry(address).or_default();
             if *count >= of_one_address {
-                return Err(format!("there are {of_one_address} connections from there, which is the limit"));
+                return Err(format!("the limit of {of_one_address} connections from one address is reached"));
             }
             *count += 1;
         }
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!((connections.count(), lock(&connections.open).by_address.len()), (1, 1));
         drop(other);
         let all: Vec<Permit> = (0..5).map(|_| connections.admit(None).unwrap()).collect();
-        assert!(connections.admit(address(1)).unwrap_err().contains("5 connections, which is the limit"));
+        assert!(connections.admit(address(1)).unwrap_err().contains("limit of 5 connections"));
         drop(all);
         assert_eq!((connections.count(), lock(&connections.open).by_address.len()), (0, 0));
     }

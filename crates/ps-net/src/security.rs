@@ -79,7 +79,7 @@ impl Security {
         let tls = match (files.tls_cert, files.tls_key, files.tls_ca) {
             (Some(cert), Some(key), Some(ca)) => Some(Arc::new(Tls::open(cert, key, ca, files.tls_name)?)),
             (None, None, None) if files.tls_name.is_some() => {
-                return Err("--tls-name is of no use without --tls-cert, --tls-key and --tls-ca".into());
+                return Err("--tls-name needs --tls-cert, --tls-key and --tls-ca".into());
             }
             (None, None, None) => None,
             (cert, key, ca) => {
@@ -165,17 +165,19 @@ impl Security {
         match (self.is_encrypted(), self.requires_token()) {
             (true, _) => {}
             (false, true) => warn!(
-                "{flag} {text}: the token and all else travel readable on the network; encrypt with --tls-cert, \
-                 --tls-key and --tls-ca"
+                "{flag} {text}: the token and all data cross the network unencrypted; encrypt connections \
+                 with --tls-cert, --tls-key and --tls-ca"
             ),
             (false, false) if insecure => {
-                warn!("{flag} {text}: whoever reaches {ip} can take part in the run and read its weights");
+                warn!(
+                    "{flag} {text}: every client that can reach {ip} can take part in the run and read its weights"
+                );
             }
             (false, false) => {
                 return Err(format!(
-                    "{flag} {text}: other machines reach {ip}, and whoever does could take part; protect it with \
-                     --tls-cert, --tls-key and --tls-ca (`downhill certs` makes them) or with --token-file, or say \
-                     --insecure"
+                    "{flag} {text}: other machines can reach {ip} and could take part in the run; protect \
+                     it with --tls-cert, --tls-key and --tls-ca (`downhill certs` creates the files) or \
+                     with --token-file, or allow this with --insecure"
                 ));
             }
         }
@@ -258,7 +260,7 @@ mod tests {
         let cases = [
             (SecurityFiles { tls_cert: empty, ..Default::default() }, "add --tls-key and --tls-ca"),
             (SecurityFiles { tls_cert: empty, tls_ca: empty, ..Default::default() }, "add --tls-key"),
-            (SecurityFiles { tls_name: Some("a"), ..Default::default() }, "--tls-name is of no use"),
+            (SecurityFiles { tls_name: Some("a"), ..Default::default() }, "--tls-name needs"),
             (
                 SecurityFiles {
                     tls_cert: empty,
@@ -271,7 +273,7 @@ mod tests {
             ),
             (
                 SecurityFiles { tls_cert: empty, tls_key: empty, tls_ca: empty, ..Default::default() },
-                "empty.pem: no certificate in PEM is in it",
+                "empty.pem: the file contains no certificate in PEM format",
             ),
             (tokens(short.as_path()), "line 2 has 3 characters"),
             (tokens(none.as_path()), "no token"),

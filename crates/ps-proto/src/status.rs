@@ -98,59 +98,61 @@ impl std::fmt::Display for Refusal {
         match self {
             Refusal::Protocol { theirs, build } => write!(
                 f,
-                "the server speaks protocol version {PROTOCOL_VERSION}, the worker ({build}) {theirs}; \
-                 use the same release on both sides"
+                "the server speaks protocol version {PROTOCOL_VERSION}, but the worker ({build}) speaks \
+                 {theirs}; use the same release on both sides"
             ),
             Refusal::Numerics { theirs, ours } => write!(
                 f,
-                "the server computes by numerics version {ours}, the worker by {theirs}; \
-                 use the same release on both sides"
+                "the server uses numerics version {ours}, but the worker uses {theirs}; use the same \
+                 release on both sides"
             ),
             Refusal::Differs(what) => f.write_str(what),
             Refusal::InvalidMessage(invalid) => invalid.fmt(f),
             Refusal::NoHello => write!(f, "no hello within {} s", HELLO_TIMEOUT.as_secs()),
-            Refusal::Full { workers } => write!(f, "the server has {workers} workers, which is its limit"),
-            Refusal::Banned => f.write_str(
-                "a worker with this credential has sent a sum that is not what its leaves give: it is banned",
-            ),
+            Refusal::Full { workers } => write!(f, "the server has reached its limit of {workers} workers"),
+            Refusal::Banned => f.write_str("a worker with this credential sent a wrong sum and is banned"),
             Refusal::CredentialInUse => f.write_str(
-                "another worker takes part with the same credential; each needs its own, because the server was started \
-                 with --individual-credentials",
+                "another worker is connected with the same credential; each worker needs its own, because \
+                 the server runs with --individual-credentials",
             ),
             Refusal::Unidentified => f.write_str(
-                "the server was started with --individual-credentials and cannot read this worker's certificate; issue \
-                 another one",
+                "the server runs with --individual-credentials and cannot read this worker's certificate; \
+                 issue another one",
             ),
-            Refusal::TooManyPulls => write!(f, "{MAX_PULLS} others pull the weights already; try again"),
+            Refusal::TooManyPulls => {
+                write!(f, "{MAX_PULLS} other clients are already pulling the weights; try again later")
+            }
             Refusal::NoToken => f.write_str(
-                "the server asks for a token and the call carries none; give --token-file with one of the server's tokens",
+                "the server requires a token; set --token-file to a file with one of the server's tokens",
             ),
             Refusal::WrongToken => f.write_str(
-                "the token is none of the server's; check the first line of --token-file here and the file there",
+                "the server does not accept the token; compare the first line of --token-file here with the \
+                 server's file",
             ),
             Refusal::NotAdmin => f.write_str(
-                "only an administrator may end the run; give --admin-token-file with one of the tokens of the server's \
-                 --admin-token-file, or connect to the server's Unix socket",
+                "only an administrator may end the run; set --admin-token-file to a file with one of the \
+                 server's admin tokens, or connect to the server's Unix socket",
             ),
             Refusal::Unsaved(why) => f.write_str(why),
-            Refusal::Compressed => f.write_str("nothing may be compressed; call without grpc-encoding"),
-            Refusal::TooSlow => f.write_str("the call took too long and was given up"),
+            Refusal::Compressed => f.write_str("compression is not supported; call without grpc-encoding"),
+            Refusal::TooSlow => f.write_str("the call took too long and was cancelled"),
             Refusal::NotDraining => f.write_str(
-                "the worker does not read what it is sent: too much waits for it; it was dropped and may come back",
+                "the worker does not read its messages, and too many are waiting; it was disconnected and \
+                 may reconnect",
             ),
-            Refusal::Ending => f.write_str("the server is ending"),
+            Refusal::Ending => f.write_str("the server is shutting down"),
             Refusal::RunFinished => f.write_str("the run is over"),
             Refusal::OnlyAShard => {
-                f.write_str("this is a shard, which only keeps weights; join at its coordinator's address")
+                f.write_str("this is a shard, which only holds weights; connect to its coordinator instead")
             }
             Refusal::ShardTaken => f.write_str(
-                "the run has no place for this shard: it was started for fewer, or another has taken its place and is \
-                 not known to be gone",
+                "the run has no free place for this shard: it was started with fewer shards, or the shard \
+                 that has the place is still considered connected",
             ),
-            Refusal::NotReady => f.write_str("this shard waits for its coordinator to give it its weights"),
+            Refusal::NotReady => f.write_str("this shard is waiting for its weights from the coordinator"),
             Refusal::Rewound => f.write_str("the run goes back to an earlier step; connect again"),
             Refusal::ShardsMissing { present, needed } => {
-                write!(f, "{present} of {needed} other shards are there; start the rest")
+                write!(f, "{present} of {needed} other shards are present; start the remaining ones")
             }
         }
     }
@@ -218,7 +220,7 @@ pub fn classify(status: &Status) -> CallFailure {
         }
         _ if text.contains(WANTS_TLS) => CallFailure::Mismatch(WANTS_TLS.into()),
         Code::Unimplemented => {
-            CallFailure::NotDownhill(format!("it does not know Downhill's calls ({text})"))
+            CallFailure::NotDownhill(format!("it does not implement Downhill's calls ({text})"))
         }
         Code::Aborted => CallFailure::RunFinished,
         Code::InvalidArgument => CallFailure::Refused(status.message().to_owned()),
@@ -257,16 +259,12 @@ pub fn differences(ours: &Fingerprints, theirs: &Fingerprints) -> Option<String>
     let mut sentences = Vec::new();
     let mut compare = |what: &str, ours: &str, theirs: &str, hint: &str| {
         if ours != theirs {
-            sentences.push(format!("{what} differs: the server has {ours}, the worker {theirs} ({hint})"));
+            sentences
+                .push(format!("{what} differs: the server has {ours}, but the worker has {theirs} ({hint})"));
         }
     };
     compare("run file", &ours.run, &theirs.run, SAME_RELEASE);
-    compare(
-        "data",
-        &ours.data,
-        &theirs.data,
-        "the worker has another copy of the data, or other files; check its --data-root",
-    );
+    compare("data", &ours.data, &theirs.data, "the worker has different data; check its --data-root");
     compare("numerics version", &ours.numerics.to_string(), &theirs.numerics.to_string(), SAME_RELEASE);
     // Other data also leads to another probe gradient, which is no additional information then.
     if ours.data == theirs.data && ours.run == theirs.run {
@@ -274,7 +272,7 @@ pub fn differences(ours: &Fingerprints, theirs: &Fingerprints) -> Option<String>
             "probe gradient",
             &ours.probe,
             &theirs.probe,
-            "the worker's machine or build computes other bits; use the same release on both sides",
+            "the worker's machine or build computes different bits; use the same release on both sides",
         );
     }
     (!sentences.is_empty()).then(|| sentences.join("; "))
@@ -291,7 +289,7 @@ mod tests {
     #[test]
     fn only_differing_fingerprints_are_named_with_both_values() {
         let text = differences(&fingerprints("abc"), &fingerprints("def")).unwrap();
-        assert!(text.starts_with("data differs: the server has abc, the worker def"), "{text}");
+        assert!(text.starts_with("data differs: the server has abc, but the worker has def"), "{text}");
         assert!(!text.contains("probe") && !text.contains("run file"));
         assert_eq!(differences(&fingerprints("abc"), &fingerprints("abc")), None);
     }

@@ -255,12 +255,12 @@ impl<M: Message + Default> Reader<M> {
                 let length = self.pieces.get_u32() as usize;
                 if flag != 0 {
                     return Err(Status::internal(format!(
-                        "compression flag {flag}; nothing may be compressed"
+                        "compression flag {flag}, but compression is not supported"
                     )));
                 }
                 if length > MAX_MESSAGE_BYTES {
                     return Err(Status::out_of_range(format!(
-                        "message of {length} bytes, the limit is {MAX_MESSAGE_BYTES}"
+                        "a message of {length} bytes exceeds the limit of {MAX_MESSAGE_BYTES}"
                     )));
                 }
                 *self.length.insert(length)

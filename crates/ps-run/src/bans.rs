@@ -45,18 +45,18 @@ impl Ban {
         let weights = match (self.since, self.went_back_to) {
             (None, _) => format!("step {step} was made without it"),
             (Some(since), Some(to)) => {
-                format!("it had taken part since step {since}, so the run went back to step {to}")
+                format!("it had contributed since step {since}, so the run went back to step {to}")
             }
             (Some(since), None) => {
                 format!(
-                    "wrong sums of it may be part of the weights since step {since}: no earlier checkpoint is kept"
+                    "the weights may contain its wrong sums since step {since}, because no earlier \
+                     checkpoint is kept"
                 )
             }
         };
         let enforced = match &self.credential {
             Some(credential) => format!("{credential} is banned"),
-            None => "the ban cannot be enforced because workers share credentials: give each its own and start the \
-                     server with --individual-credentials"
+            None => "the ban cannot be enforced, because workers share credentials; give each worker its own, and start the server with --individual-credentials"
                 .into(),
         };
         format!("{worker} at {address}: {reason}; {weights}; {enforced}")
@@ -83,7 +83,7 @@ pub(crate) fn undo(bans: &mut [Ban], step: u64) {
 pub(crate) fn parse(content: &[u8], path: &std::path::Path) -> Result<Vec<Ban>, FolderError> {
     serde_json::from_slice(content).map_err(|error| FolderError::Content {
         path: path.into(),
-        problem: format!("it does not list banned workers: {error}"),
+        problem: format!("not a valid list of banned workers: {error}"),
     })
 }
 

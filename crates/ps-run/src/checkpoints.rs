@@ -227,9 +227,9 @@ impl Checkpoints {
                 Ok(None)
             }
             Some((_, Err(error))) if error.is_final() => Err(error),
-            Some((steps, Err(error))) => {
-                Ok(Some(format!("no checkpoint was saved after {steps} steps: {error}; the run goes on")))
-            }
+            Some((steps, Err(error))) => Ok(Some(format!(
+                "the checkpoint after {steps} steps was not saved: {error}; the run continues"
+            ))),
         }
     }
 }

@@ -37,7 +37,8 @@ impl Diagnosis {
         let count = probes.iter().filter(rose).count();
         let verdict = match too_large_since(probes) {
             Some(probe) => format!(
-                "rate too large since step {}: the loss of its batch rose by {} where {} less was predicted",
+                "rate too large since step {}: the loss of its batch rose by {}, although it was predicted \
+                 to fall by {}",
                 probe.step,
                 short(-probe.actual_decrease),
                 short(probe.predicted_decrease)
@@ -47,20 +48,20 @@ impl Diagnosis {
                 100.0 * median
             ),
             None if median < OVERSHOOT_RATIO => format!(
-                "rate rather large: the loss fell by only {:.0} % of what the gradient predicts",
+                "rate somewhat large: the loss fell by only {:.0} % of what the gradient predicts",
                 100.0 * median
             ),
             None => {
                 format!("rate fits: the loss fell by {:.0} % of what the gradient predicts", 100.0 * median)
             }
         };
-        let mut verdict = format!("{verdict} (median of {} steps looked at)", ratios.len());
+        let mut verdict = format!("{verdict} (median of {} probed steps)", ratios.len());
         // The verdict of a rate that is too large already names the rise.
         let worst =
             probes.iter().filter(rose).max_by(|a, b| (-a.actual_decrease).total_cmp(&-b.actual_decrease));
         if let Some(worst) = worst.filter(|_| too_large_since(probes).is_none()) {
             verdict += &format!(
-                "; it rose in {} of them, most at step {}, by {}",
+                "; it rose in {} of them, the most at step {}, by {}",
                 count,
                 worst.step,
                 short(-worst.actual_decrease)
@@ -108,8 +109,8 @@ mod tests {
         assert!(verdict(&[0.01, 0.011, 0.009]).starts_with("rate fits: the loss fell by 50 %"));
         assert!(verdict(&[0.0198, 0.0199, 0.0197]).starts_with("rate could be larger"));
         let one = verdict(&[0.001, 0.002, -0.001, 0.001]);
-        assert!(one.starts_with("rate rather large"), "{one}");
-        assert!(one.ends_with("; it rose in 1 of them, most at step 21, by 0.0010"), "{one}");
+        assert!(one.starts_with("rate somewhat large"), "{one}");
+        assert!(one.ends_with("; it rose in 1 of them, the most at step 21, by 0.0010"), "{one}");
         assert_eq!(Diagnosis::of(&[]), None);
     }
 }

@@ -7,13 +7,13 @@ pub(crate) fn text(event: &Event) -> String {
     match *event {
         Event::Lowered { monitor, value, best, patience, rates: [from, to] } => {
             let validations = match patience {
-                0 => "this one".into(),
+                0 => "this validation".into(),
                 patience => format!("{} validations in a row", patience + 1),
             };
             let metric = monitor.name();
             format!(
-                "the validation {metric} is {value:.6}, and its best, {best:.6}, was not beaten by enough in {validations}: \
-                 learning rate {from} lowered to {to}"
+                "the validation {metric} is {value:.6} and did not improve on the best, {best:.6}, in \
+                 {validations}: learning rate {from} lowered to {to}"
             )
         }
         Event::Recovered { explosion, step, rate, recovery, retries } => format!(
@@ -21,16 +21,16 @@ pub(crate) fn text(event: &Event) -> String {
             explained(explosion)
         ),
         Event::Warned { explosion, retries: Some(retries) } => {
-            format!("{}; all {retries} recoveries are used up, the run continues", explained(explosion))
+            format!("{}; all {retries} recoveries are used up, so the run continues", explained(explosion))
         }
         Event::Warned { explosion, retries: None } => {
-            format!("{}; guard.mode = \"recover\" would go back and lower the rate", explained(explosion))
+            format!("{}; set guard.mode = \"recover\" to go back and lower the rate", explained(explosion))
         }
         Event::Stopped(Stop::NoImprovement { monitor, best, validations, step }) => format!(
-            "stopped early: the validation {} was not {} {best:.6} in {validations} validations; the weights after \
-             step {step} are restored",
+            "stopped early: the validation {} did not {} {best:.6} in {validations} validations; \
+             restored the weights after step {step}",
             monitor.name(),
-            beyond(monitor)
+            if monitor.is_maximized() { "rise above" } else { "fall below" }
         ),
         Event::Stopped(Stop::Converged(Convergence { loss, criterion, tolerance })) => {
             let why = match criterion {
@@ -40,13 +40,14 @@ pub(crate) fn text(event: &Event) -> String {
                 }
                 ConvergenceCriterion::Decrease(fall) => format!("the loss fell by {fall:.3e}"),
                 ConvergenceCriterion::NoStep(fall) => {
-                    format!("no step lowers it, and of the next one only {fall:.3e} is predicted")
+                    format!("no step lowers it, and the next one is predicted to by only {fall:.3e}")
                 }
             };
-            format!("the descent has arrived at loss {loss:.9}: {why}, not above {tolerance:.3e}")
+            format!("converged at loss {loss:.9}: {why}, at most {tolerance:.3e}")
         }
         Event::Restored { monitor, value, best, step } => format!(
-            "the validation {} is {value:.6}, not {} the best, {best:.6}: the weights after step {step} are restored",
+            "the validation {} is {value:.6}, not {} the best, {best:.6}: restored the weights after \
+             step {step}",
             monitor.name(),
             beyond(monitor)
         ),
@@ -92,8 +93,8 @@ mod tests {
                     patience: 0,
                     rates: [0.1, 0.05],
                 },
-                "the validation loss is 0.250000, and its best, 0.200000, was not beaten by enough in this one: learning rate \
-                 0.1 lowered to 0.05",
+                "the validation loss is 0.250000 and did not improve on the best, 0.200000, in this one: \
+                 learning rate 0.1 lowered to 0.05",
             ),
             (
                 Event::Lowered {
@@ -103,8 +104,8 @@ mod tests {
                     patience: 2,
                     rates: [0.1, 0.05],
                 },
-                "the validation loss is 0.250000, and its best, 0.200000, was not beaten by enough in 3 validations in a row: \
-                 learning rate 0.1 lowered to 0.05",
+                "the validation loss is 0.250000 and did not improve on the best, 0.200000, in 3 \
+                 validations in a row: learning rate 0.1 lowered to 0.05",
             ),
             (
                 Event::Recovered { explosion: above, step: 40, rate: 0.05, recovery: 1, retries: 10 },
@@ -113,11 +114,13 @@ mod tests {
             ),
             (
                 Event::Warned { explosion: Explosion::Loss { value: 9.0, limit: 8.0 }, retries: Some(3) },
-                "the loss is 9.0000, above the limit of 8.0000; all 3 recoveries are used up, the run continues",
+                "the loss is 9.0000, above the limit of 8.0000; all 3 recoveries are used up, so the run \
+                 continues",
             ),
             (
                 Event::Warned { explosion: Explosion::NotFinite, retries: None },
-                "the loss or the gradient is not finite; guard.mode = \"recover\" would go back and lower the rate",
+                "the loss or the gradient is not finite; set guard.mode = \"recover\" to go back and lower \
+                 the rate",
             ),
             (
                 Event::Stopped(Stop::NoImprovement {
@@ -126,25 +129,25 @@ mod tests {
                     validations: 5,
                     step: 30,
                 }),
-                "stopped early: the validation loss was not below 0.200000 in 5 validations; the weights after step 30 are \
-                 restored",
+                "stopped early: the validation loss did not fall below 0.200000 in 5 validations; restored \
+                 the weights after step 30",
             ),
             (
                 converged(ConvergenceCriterion::GradientNorm(1e-10)),
-                "the descent has arrived at loss 0.500000000: the norm of the gradient is 1.000e-10, not above 1.000e-9",
+                "converged at loss 0.500000000: the norm of the gradient is 1.000e-10, at most 1.000e-9",
             ),
             (
                 converged(ConvergenceCriterion::PredictedDecrease(1e-10)),
-                "the descent has arrived at loss 0.500000000: the predicted decrease was 1.000e-10, not above 1.000e-9",
+                "converged at loss 0.500000000: the predicted decrease was 1.000e-10, at most 1.000e-9",
             ),
             (
                 converged(ConvergenceCriterion::Decrease(1e-10)),
-                "the descent has arrived at loss 0.500000000: the loss fell by 1.000e-10, not above 1.000e-9",
+                "converged at loss 0.500000000: the loss fell by 1.000e-10, at most 1.000e-9",
             ),
             (
                 converged(ConvergenceCriterion::NoStep(1e-10)),
-                "the descent has arrived at loss 0.500000000: no step lowers it, and of the next one only 1.000e-10 is \
-                 predicted, not above 1.000e-9",
+                "converged at loss 0.500000000: no step lowers it, and the next one is predicted to by only \
+                 1.000e-10, at most 1.000e-9",
             ),
             (
                 Event::Stopped(Stop::NoImprovement {
@@ -153,12 +156,13 @@ mod tests {
                     validations: 5,
                     step: 30,
                 }),
-                "stopped early: the validation F1 was not above 0.200000 in 5 validations; the weights after step 30 are \
-                 restored",
+                "stopped early: the validation F1 did not rise above 0.200000 in 5 validations; restored the \
+                 weights after step 30",
             ),
             (
                 Event::Restored { monitor: Monitor::Loss, value: 0.25, best: 0.2, step: 30 },
-                "the validation loss is 0.250000, not below the best, 0.200000: the weights after step 30 are restored",
+                "the validation loss is 0.250000, not below the best, 0.200000: restored the weights after \
+                 step 30",
             ),
         ] {
             assert_eq!(text(&event), wanted);

@@ -158,8 +158,8 @@ impl RunFolder {
         Err(FolderError::OtherRun {
             path: self.path.clone(),
             why: format!(
-                "the run saved here has ended by itself after {} of {} steps, and a longer one would end there as well{}; \
-                 start in another folder with --out",
+                "the run in this folder ended by itself after {} of {} steps{}, and a longer run would end \
+                 there as well; choose another folder with --out",
                 summary.steps,
                 summary.steps_planned,
                 lines.iter().rev().find_map(stopped).unwrap_or_default()
@@ -383,16 +383,19 @@ impl fmt::Display for FolderError {
             FolderError::Taken { path, held } => {
                 let why = match held {
                     FolderContent::Something => {
-                        "is not empty and nothing is written over; choose another --out"
+                        "is not empty, and nothing in it is overwritten; choose another --out"
                     }
                     FolderContent::Results => {
-                        "holds the results of a finished run and nothing is written over; choose another --out"
+                        "contains the results of a finished run, which are not overwritten; choose another \
+                         --out"
                     }
                     FolderContent::SameRun => {
-                        "holds the results of a finished run; to train on, raise train.epochs, or choose another --out"
+                        "contains the results of a finished run; to continue training, raise train.epochs; \
+                         to start over, choose another --out"
                     }
                     FolderContent::NoCheckpoint => {
-                        "holds the results of a finished run, and no checkpoint to resume from; choose another --out"
+                        "contains the results of a finished run, but no checkpoint to resume from; choose \
+                         another --out"
                     }
                 };
                 write!(f, "{}: the folder {why}", path.display())

@@ -177,7 +177,7 @@ impl Line {
         let text = ps_host::read_text(path, ps_host::Ceiling::memory(3)).map_err(failed)?;
         let lines = text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n'));
         let read = |(number, line): (usize, &str)| {
-            let wrong = |error| format!("line {} is no line of metrics: {error}", number + 1);
+            let wrong = |error| format!("line {} is not a valid line of metrics: {error}", number + 1);
             let line = serde_json::from_str(line).map_err(wrong);
             line.map_err(|why| failed(std::io::Error::new(std::io::ErrorKind::InvalidData, why)))
         };

@@ -44,7 +44,7 @@ impl PastRun {
         let summary: Option<Summary> = match ps_host::read(&path, Ceiling::TEXT) {
             Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| FolderError::Content {
                 path: path.clone(),
-                problem: format!("it is no summary of a run: {error}"),
+                problem: format!("not a valid summary of a run: {error}"),
             })?),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(FolderError::File { path, error }),

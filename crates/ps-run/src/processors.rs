@@ -33,7 +33,9 @@ impl Processors {
         let ours = Processors::ours();
         match self.0.iter().find(|cpu| !ours.0.contains(cpu)) {
             None => None,
-            Some(_) if ours.0.is_empty() => Some("this system does not bind threads to processors".into()),
+            Some(_) if ours.0.is_empty() => {
+                Some("this system does not support binding threads to processors".into())
+            }
             Some(cpu) => Some(format!("this process may not run on processor {cpu}, only on {ours}")),
         }
     }
@@ -54,7 +56,11 @@ impl FromStr for Processors {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
                 (Ok(first), Ok(last)) if first <= last && last < MAX_PROCESSOR => all.extend(first..=last),
-                _ => return Err(format!("{part:?} is no processor; give numbers and ranges, such as 0-3,8")),
+                _ => {
+                    return Err(format!(
+                        "expected processor numbers and ranges, such as 0-3,8, found {part:?}"
+                    ));
+                }
             }
         }
         all.sort_unstable();

@@ -139,7 +139,7 @@ impl Recorder {
         };
         if let Some(start) = start {
             let (step, steps) = (from.step, job.plan.steps);
-            recorder.note(&format!("going on after {step} of {steps} steps, from the checkpoint"));
+            recorder.note(&format!("resuming after {step} of {steps} steps, from the checkpoint"));
             recorder.report_resumed(Some(&start), &lines);
             recorder.start = Some(start);
         }

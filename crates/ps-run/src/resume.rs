@@ -20,7 +20,7 @@ const LENGTH_KEYS: [&str; 2] = ["train.epochs", "train.steps"];
 const NAMED_KEYS: usize = 5;
 /// Number of hexadecimal digits of a hash that a message shows.
 const HASH_DIGITS: usize = 12;
-const ELSEWHERE: &str = "or start in another folder with --out";
+const ELSEWHERE: &str = "or choose another folder with --out";
 
 /// Decides whether `job` may resume from checkpoints in `folder`.
 pub(crate) fn resume_check(job: &Job, folder: Option<&Path>) -> ResumeCheck {
@@ -82,15 +82,15 @@ fn check(
 ) -> Result<(), String> {
     if saved_as.numerics != fingerprint.numerics {
         return Err(format!(
-            "the run saved here was computed by version {} of the numerics, and this release computes other bits, by \
-             version {}; finish the run with the release that started it, {ELSEWHERE}",
+            "the run in this folder was computed with numerics version {}, but this release computes other \
+             bits, with version {}; finish the run with the release that started it, {ELSEWHERE}",
             saved_as.numerics, fingerprint.numerics
         ));
     }
     let Some(saved) = saved else {
         return Err(format!(
-            "the run saved here has another run file (fingerprint {}, here {}), and its checkpoint does not say which \
-             keys differ; resume with the run file it was started with, {ELSEWHERE}",
+            "the run in this folder has another run file (fingerprint {}, this one {}), and its checkpoint \
+             does not contain it; resume with the run file it was started with, {ELSEWHERE}",
             short(&saved_as.run),
             short(&fingerprint.run)
         ));
@@ -108,8 +108,8 @@ fn check(
     if lengths.is_empty() {
         return Ok(());
     }
-    let saved =
-        Timeline::of(saved, &run.plan).map_err(|error| format!("the run file saved here: {error}"))?;
+    let saved = Timeline::of(saved, &run.plan)
+        .map_err(|error| format!("the run file of the run in this folder: {error}"))?;
     check_length(&saved, run, made, &lengths)
 }
 
@@ -117,7 +117,9 @@ fn other_keys(keys: &[Difference]) -> String {
     if let [Difference { key, values: [saved, ours], .. }] = keys {
         let had = saved.as_ref().map_or_else(|| format!("no {key}"), |value| format!("{key} = {value}"));
         let has = ours.as_ref().map_or("does not set it".into(), |value| format!("has {value}"));
-        return format!("the run saved here has {had}, the run file {has}; restore the value, {ELSEWHERE}");
+        return format!(
+            "the run in this folder has {had}, but the run file {has}; restore the value, {ELSEWHERE}"
+        );
     }
     let named = keys.iter().take(NAMED_KEYS).map(|Difference { key, values: [saved, ours], .. }| {
         let had = saved.as_ref().map_or_else(|| format!("no {key}"), |value| format!("{key} = {value}"));
@@ -128,7 +130,7 @@ fn other_keys(keys: &[Difference]) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!("the run saved here has {named}{more}; restore the values, {ELSEWHERE}")
+    format!("the run in this folder has {named}{more}; restore the values, {ELSEWHERE}")
 }
 
 fn other_data([saved, ours]: [&str; 2], places: &[Difference]) -> String {
@@ -137,8 +139,8 @@ fn other_data([saved, ours]: [&str; 2], places: &[Difference]) -> String {
         format!("; {key} was {was} and is {is}")
     };
     format!(
-        "the data is not that of the run saved here: the hash of its content was {}… and is {}…{}; restore the data, \
-         {ELSEWHERE}",
+        "the data has changed since the run in this folder was started: the hash of its content was {}… and \
+         is {}…{}; restore the data, {ELSEWHERE}",
         short(saved),
         short(ours),
         places.iter().map(place).collect::<String>()
@@ -150,8 +152,8 @@ fn check_length(saved: &Timeline, run: &Timeline, made: u64, lengths: &[Differen
     let (changes, restored) = (changes(lengths), restored(lengths));
     if made > run.plan.steps {
         return Err(format!(
-            "the run saved here has made {made} steps, and with {changes} it would end after {}; steps cannot be taken \
-             back: ask for more, {ELSEWHERE}",
+            "the run in this folder has made {made} steps, but with {changes} it would end after {}; raise \
+             the number, {ELSEWHERE}",
             run.plan.steps
         ));
     }
@@ -159,8 +161,8 @@ fn check_length(saved: &Timeline, run: &Timeline, made: u64, lengths: &[Differen
     let ends_within = saved.plan.steps != run.plan.steps && made >= saved.plan.steps.min(run.plan.steps);
     if run.control.descent.is_some() && ends_within {
         return refused(format!(
-            "learning_rate.schedule = \"armijo\" moves no weight in the last step of a run, so with {changes} the steps \
-             already made would have been others"
+            "learning_rate.schedule = \"armijo\" does not change weights in the last step of a run, so with \
+             {changes} the steps already made would have been different"
         ));
     }
     if let Some(step) = saved.rate.first_difference(&run.rate, made) {
@@ -171,14 +173,14 @@ fn check_length(saved: &Timeline, run: &Timeline, made: u64, lengths: &[Differen
         };
         let why = run.run.rate_depends_on_length().join(" and ");
         return refused(format!(
-            "{why}, so with {changes} the steps already made would have had other rates{example}"
+            "{why}, so with {changes} the steps already made would have had different learning rates{example}"
         ));
     }
     let share = |key: &str, value: String| format!("{key} = {value} is a share of the whole run");
     if (0..made).any(|step| saved.plan.probes(step) != run.plan.probes(step)) {
         let every = run.run.train.probe_every.map(|every| every.to_string()).unwrap_or_default();
         let why = share("train.probe_every", every);
-        return refused(format!("{why}, so with {changes} other steps would have been probed"));
+        return refused(format!("{why}, so with {changes} different steps would have been probed"));
     }
     let every = |timeline: &Timeline| {
         timeline.control.guard.filter(|guard| guard.can_recover).map(|Guard { every, .. }| every)
@@ -188,7 +190,7 @@ fn check_length(saved: &Timeline, run: &Timeline, made: u64, lengths: &[Differen
     if was != would_be && Some(made) > was.min(would_be) {
         let why = share("guard.every", run.run.guard.every.to_string());
         return refused(format!(
-            "{why}, so with {changes} the guard would have kept the weights of other steps"
+            "{why}, so with {changes} the guard would have kept the weights of different steps"
         ));
     }
     Ok(())
@@ -208,7 +210,7 @@ fn changes(lengths: &[Difference]) -> String {
 fn restored(lengths: &[Difference]) -> String {
     let restore = |Difference { key, values: [was, _], .. }: &Difference| match was {
         Some(was) => format!("restore {key} = {was}"),
-        None => format!("leave {key} out"),
+        None => format!("remove {key}"),
     };
     lengths.iter().map(restore).collect::<Vec<_>>().join(" and ")
 }
@@ -268,10 +270,10 @@ initial = 0.1
             &["optimizer.momentum=0.9", "train.epochs=9"],
             0,
             &["optimizer.momentum=0.5"],
-            "the run saved here has optimizer.momentum = 0.9, the run file has 0.5; restore the value",
+            "the run in this folder has optimizer.momentum = 0.9, but the run file has 0.5; restore the value",
         );
-        refused(&[], 3, &["optimizer.clip=1"], "has no optimizer.clip, the run file has 1.0");
-        refused(&["optimizer.clip=1"], 3, &[], "has optimizer.clip = 1.0, the run file does not set it");
+        refused(&[], 3, &["optimizer.clip=1"], "has no optimizer.clip, but the run file has 1.0");
+        refused(&["optimizer.clip=1"], 3, &[], "has optimizer.clip = 1.0, but the run file does not set it");
         refused(
             &["seed=7"],
             3,
@@ -311,7 +313,7 @@ initial = 0.1
         // A checkpoint that does not contain its run file.
         let unknown = Fingerprint { run: "x".repeat(64), ..fingerprint(&same) };
         let text = check(None, &unknown, 5, &ours, &fingerprint(&same)).unwrap_err();
-        assert!(text.contains("fingerprint xxxxxxxxxxxx") && text.contains("does not say"), "{text}");
+        assert!(text.contains("fingerprint xxxxxxxxxxxx") && text.contains("does not contain it"), "{text}");
     }
 
     #[test]
@@ -341,7 +343,7 @@ initial = 0.1
             &[],
             21,
             &["train.epochs=2"],
-            "has made 21 steps, and with train.epochs = 2 instead of 4 it would end after 20; steps cannot be taken back",
+            "has made 21 steps, but with train.epochs = 2 instead of 4 it would end after 20; raise the number",
         );
         refused(&[], 21, &["train.steps=20"], "with train.steps = 20 it would end after 20");
     }
@@ -357,7 +359,7 @@ initial = 0.1
             2,
             &longer,
             "learning_rate.schedule = \"cosine\" spans the whole run, so with train.epochs = 8 instead of 4 \
-             the steps already made would have had other rates (step 2: 0.09",
+             the steps already made would have had different learning rates (step 2: 0.09",
         );
         refused(&cosine, 2, &longer, "; restore train.epochs = 4, or");
         let shorter = [&cosine[..], &["train.steps=30"]].concat();
@@ -386,6 +388,6 @@ initial = 0.1
         let saved = ["train.batch=full", "learning_rate.schedule=armijo", "optimizer.momentum=0"];
         let longer = [&saved[..], &["train.epochs=8"]].concat();
         assert_eq!(refusal(&saved, 3, &longer), None);
-        refused(&saved, 4, &longer, "moves no weight in the last step");
+        refused(&saved, 4, &longer, "does not change weights in the last step");
     }
 }

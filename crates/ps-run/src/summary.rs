@@ -139,10 +139,10 @@ impl Summary {
     pub fn lines(&self, folder: Option<&Path>) -> Vec<String> {
         let of = match self.outcome {
             Ending::Done if self.steps < self.steps_planned => {
-                format!(" of {}, which were enough", grouped(self.steps_planned as f64))
+                format!(" of {}, ended early", grouped(self.steps_planned as f64))
             }
             Ending::Done => String::new(),
-            Ending::Stopped => format!(" of {}, stopped before its end", grouped(self.steps_planned as f64)),
+            Ending::Stopped => format!(" of {}, stopped before the end", grouped(self.steps_planned as f64)),
             Ending::Ended => format!(" of {}, ended on request", grouped(self.steps_planned as f64)),
         };
         let mut lines = vec![format!(
@@ -159,7 +159,7 @@ impl Summary {
         }
         if let Some(Slowest { worker, waited_seconds }) = &self.slowest {
             lines.push(format!(
-                "slowest      {worker}: steps waited {} for it alone",
+                "slowest      {worker}: steps waited {} for this worker alone",
                 seconds(*waited_seconds)
             ));
         }
@@ -170,7 +170,7 @@ impl Summary {
             lines.push(format!("{:<12} {more} more, see {SUMMARY_FILE}", ""));
         }
         if self.is_tainted {
-            lines.push(format!("{:<12} the weights may hold wrong sums of a banned worker", "tainted"));
+            lines.push(format!("{:<12} the weights may contain wrong sums of a banned worker", "tainted"));
         }
         if let Some(steps) = &self.steps_taken {
             lines.push(format!("{:<12} {}", "step size", steps.verdict));

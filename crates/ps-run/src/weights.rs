@@ -106,9 +106,9 @@ impl SavedWeights {
             .map_err(|error| FolderError::File { path: path.into(), error })?;
         let bad = |problem: String| FolderError::Content { path: path.into(), problem };
         let (_, metadata) =
-            SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("no safetensors file ({e})")))?;
+            SafeTensors::read_metadata(&bytes).map_err(|e| bad(format!("not a safetensors file ({e})")))?;
         let about = metadata.metadata().as_ref().and_then(|texts| texts.get(KEY)).ok_or_else(|| {
-            bad("the file does not say which run its weights are of; only files that a run wrote can be used".into())
+            bad("the file does not describe the run of its weights; use a file that Downhill wrote".into())
         })?;
         let about = serde_json::from_str(about).map_err(|error| bad(format!("metadata `{KEY}`: {error}")))?;
         Ok(WeightsFile { path: path.into(), bytes, about })
@@ -131,7 +131,9 @@ impl WeightsFile {
         let weights = tensors::from_bytes(model.layout(), &self.bytes).map_err(bad)?;
         let (stated, found) = (&self.about.weights_sha256, weights_hash(&weights));
         if *stated != found {
-            return Err(bad(format!("the weights are damaged: SHA-256 {found}, the file states {stated}")));
+            return Err(bad(format!(
+                "the weights are damaged: their SHA-256 is {found}, but the file states {stated}"
+            )));
         }
         Ok(SavedWeights { weights, about: self.about })
     }

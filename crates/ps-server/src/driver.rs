@@ -411,7 +411,7 @@ impl ServerDriver {
             ShardInput::Message(ShardMessage::Measured { step, sums }) => {
                 let pieces = self.plane.control().optimizer().pieces(self.shards.kept(shard));
                 if sums.len() != pieces {
-                    let why = format!("it sent sums over {} pieces and keeps {pieces}", sums.len());
+                    let why = format!("it sent sums over {} pieces, but holds {pieces}", sums.len());
                     return self.handle_shard(shard, ShardInput::Gone(why));
                 }
                 self.shards.measured.insert(shard, (step, sums));
@@ -556,7 +556,7 @@ impl ServerDriver {
             ServerAction::RollBack { since } => self.roll_back_before(since),
             ServerAction::RequestMissing { step } => self.shards.request_missing(step),
             ServerAction::StartOver { step } => {
-                warn!(step, "what was gathered of this step is discarded and gathered again");
+                warn!(step, "sums of this step are discarded and gathered again");
                 self.plane.start_over();
             }
             ServerAction::Update { step } => info_span!("update", step).in_scope(|| self.update(step)),

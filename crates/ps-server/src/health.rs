@@ -35,7 +35,7 @@ impl Health {
         };
         std::thread::Builder::new().name("health".into()).spawn(move || {
             if let Err(error) = runtime.block_on(serve) {
-                tracing::error!("health is not answered for any more: {error}");
+                tracing::error!("health checks are no longer answered: {error}");
             }
         })?;
         Ok(Health { reporter, runtime: handle, address })

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     arguments.log.start();
     ps_host::keep_large_blocks();
     let served = Signals::listen()
-        .map_err(|error| failure(format!("listening for signals: {error}"), false))
+        .map_err(|error| failure(format!("cannot listen for signals: {error}"), false))
         .and_then(|signals| serve(&arguments, &signals));
     ExitCode::from(served.unwrap_or_else(|(text, code)| {
         error!("{text}");
@@ -86,14 +86,15 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
         && let Some(summary) = ps_run::finished(out, &job)
     {
         // A supervisor that restarts a finished server must not take this for a failure.
-        info!("this run is finished: its results are there");
+        info!("this run is finished; its results are in the folder");
         let print_summary = || print_summary(&summary, out, arguments);
         if !arguments.linger {
             print_summary();
             check_trust(&summary, arguments)?;
             return Ok(0);
         }
-        let past = PastRun::read(out).inspect_err(|error| warn!("nothing to show: {error}")).ok().flatten();
+        let past =
+            PastRun::read(out).inspect_err(|error| warn!("cannot show the results: {error}")).ok().flatten();
         let watching = past.map(|past| ps_watch::show(&arguments.watch, &job, &past, gate(&security)));
         let code =
             linger(&options, signals, health.as_ref(), listener, &summary, watching.as_ref(), print_summary)?;
@@ -114,7 +115,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
 
     announce(&listener, &security, arguments)
         .map_err(|error| failure(format!("standard output: {error}"), false))?;
-    let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
+    let runtime = transport::runtime().map_err(|error| failure(format!("cannot start: {error}"), false))?;
     let root = root.to_path_buf();
     let finish = move |Finished { job, mut recorder, weights, version, is_done, is_ended }| {
         if is_ended {
@@ -178,8 +179,7 @@ fn check_trust(summary: &Summary, arguments: &Arguments) -> Result<(), Failure> 
     if !summary.is_tainted || !summary.is_done() || arguments.accept_tainted {
         return Ok(());
     }
-    let text = "the run is finished, but the weights may hold wrong sums of a banned worker; train again in another \
-                folder with --out, or accept them with --accept-tainted";
+    let text = "the run is finished, but the weights may contain wrong sums of a banned worker; train again in another folder with --out, or accept them with --accept-tainted";
     Err((text.into(), 1))
 }
 
@@ -227,12 +227,9 @@ fn linger(
     print_summary: impl FnOnce(),
 ) -> Result<u8, Failure> {
     let page = watching.and_then(WatchHandle::page);
-    info!(
-        "staying until asked to end{}",
-        page.map_or_else(String::new, |page| format!("; dashboard at {page}"))
-    );
+    info!("waiting for SIGTERM{}", page.map_or_else(String::new, |page| format!("; dashboard at {page}")));
     health.iter().for_each(|health| health.ready(true));
-    let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
+    let runtime = transport::runtime().map_err(|error| failure(format!("cannot start: {error}"), false))?;
     let admission =
         AdmissionConfig { security: options.security.clone(), admission_timeout: options.admission_timeout };
     let steps = (summary.steps, summary.steps_planned);
@@ -283,7 +280,7 @@ fn serve_shard(
         None => listener.address().map_err(|error| failure(error, false))?.to_string(),
     };
     let placement = ShardOptions { coordinator, index: Some(index), address, meter: Arc::clone(&meter) };
-    let runtime = transport::runtime().map_err(|error| failure(format!("starting: {error}"), false))?;
+    let runtime = transport::runtime().map_err(|error| failure(format!("cannot start: {error}"), false))?;
     signals.defer();
     runtime.block_on(async {
         let kept = async {
@@ -295,7 +292,7 @@ fn serve_shard(
             biased;
             end = kept => end,
             signal = signals.received() => {
-                warn!("stopped; the run waits until this shard is started again");
+                warn!("stopped; the run waits until this shard is restarted");
                 return Ok(signal.exit_code());
             }
         };
@@ -309,7 +306,7 @@ fn serve_shard(
             Err(error) => return Err(failed(&error)),
         }
         if arguments.linger {
-            info!("staying until asked to end");
+            info!("waiting for SIGTERM");
             // A shard that was started after the end of the run has nothing left to wait for, either.
             health.iter().for_each(|health| health.ready(true));
             signals.received().await;
@@ -322,8 +319,10 @@ fn bind(arguments: &Arguments, security: &Security) -> Result<Listener, Failure>
     let address = arguments.address(security).map_err(|error| failure(error, true))?;
     Listener::bind(&address).map_err(|error| {
         let hint = match error.kind() {
-            ErrorKind::AddrInUse if address.is_unix() => "; another server listens there, or it is no socket",
-            ErrorKind::AddrInUse => "; another process has this port, choose another or 0 for any",
+            ErrorKind::AddrInUse if address.is_unix() => {
+                "; another server is listening there, or the path is not a socket"
+            }
+            ErrorKind::AddrInUse => "; another process uses this port; choose another, or 0 for any",
             _ => "",
         };
         failure(format!("--listen {address}: {error}{hint}"), false)

@@ -65,24 +65,24 @@ impl ServerError {
 
     /// The error to report when the driver has panicked.
     pub fn panicked() -> Self {
-        ServerError::Internal("the thread of the rounds ended; what it said is above".into())
+        ServerError::Internal("the driver thread failed; see its messages above".into())
     }
 }
 
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ServerError::Listener(error) => write!(f, "listening for workers: {error}"),
+            ServerError::Listener(error) => write!(f, "cannot listen for workers: {error}"),
             ServerError::Diverged(diverged) => diverged.fmt(f),
             ServerError::TooFewWorkers { present, needed, waited } => write!(
                 f,
-                "{present} of {needed} workers after waiting for {} s; start more, or ask for fewer with \
-                 --min-workers",
+                "only {present} of {needed} workers joined within {} s; start more, or lower --min-workers",
                 waited.as_secs_f64()
             ),
             ServerError::ShardsMissing { shards, waited } => write!(
                 f,
-                "shards {shards:?} were missing for {} s; start them, then the run goes on from its last checkpoint",
+                "shards {shards:?} were missing for {} s; start them, and the run resumes from its last \
+                 checkpoint",
                 waited.as_secs_f64()
             ),
             ServerError::Coordinator { address, why } | ServerError::Refused { address, why } => {

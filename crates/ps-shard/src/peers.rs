@@ -111,7 +111,7 @@ impl Peers {
             Ok(()) => return,
             Err(Undeliverable::Closed) => Departure::Disconnected("the stream was closed".into()),
             Err(Undeliverable::Full) => {
-                warn!(%worker, name = peer.name, "worker does not read what it is sent and is dropped");
+                warn!(%worker, name = peer.name, "worker does not read its messages and is disconnected");
                 Departure::Disconnected(Refusal::NotDraining.to_string())
             }
         };

@@ -266,7 +266,7 @@ impl ParameterServer for Service {
     async fn stop(&self, request: Request<v1::StopRequest>) -> Answer<v1::StopReply> {
         let peer = PeerInfo::of(request.extensions());
         if request.extensions().get::<Administrator>().is_none() {
-            peer.refused("call to end the run", "the caller is no administrator");
+            peer.refused("call to end the run", "the caller is not an administrator");
             return Err(Refusal::NotAdmin.into());
         }
         info!(caller = peer.address(), "asked to end the run");
@@ -368,7 +368,7 @@ async fn read(
 async fn drain_dismissed(mut stream: Reader<FromWorker>, slot: WorkerSlot) {
     let leave = async { while let Ok(Some(_)) = stream.message().await {} };
     if tokio::time::timeout(FAREWELL_TIMEOUT, leave).await.is_err() {
-        debug!("the worker was sent away and has not gone; nothing more is read of it");
+        debug!("the dismissed worker has not disconnected; its messages are ignored");
     }
     slot.queued.discard();
 }

@@ -91,7 +91,7 @@ impl LocalConnection {
 
 impl Drop for LocalConnection {
     fn drop(&mut self) {
-        let reason = Departure::Disconnected("the worker has let go of its shard".into());
+        let reason = Departure::Disconnected("the worker has released its shard".into());
         // If the inbox is full, the shard is ending, and the message can be dropped.
         let _ = self.inbox.try_send(Incoming::Left { worker: self.worker, reason });
     }
@@ -246,7 +246,7 @@ impl CoordinatorClient {
             let Some(pause) = attempts.failed() else { return Err(self.error(why)) };
             info!(
                 address,
-                "coordinator does not take this shard yet: {why}; trying again for {} s",
+                "the coordinator does not accept this shard yet: {why}; trying again for {} s",
                 pause.left.as_secs()
             );
             tokio::time::sleep(pause.length).await;
@@ -327,12 +327,12 @@ impl CoordinatorClient {
         differences.retain(|difference| !difference.is_data_source);
         let named = differences.iter().take(NAMED_KEYS).map(|Difference { key, values, .. }| {
             let [ours, theirs] = values.each_ref().map(|value| value.as_deref().unwrap_or("not set"));
-            format!("{key} is {theirs} there and {ours} here")
+            format!("{key} is {theirs} at the coordinator and {ours} here")
         });
         let named = named.collect::<Vec<_>>().join(", ");
         let and_more = if differences.len() > NAMED_KEYS { ", and more" } else { "" };
         (!named.is_empty()).then(|| {
-            format!("its run file is not this shard's: {named}{and_more}; start this shard with the same run file and --set")
+            format!("its run file differs from this shard's: {named}{and_more}; start this shard with the same run file and the same --set")
         })
     }
 
@@ -376,7 +376,7 @@ impl CoordinatorClient {
                     return;
                 }
             };
-            warn!(address = self.placement.coordinator, "coordinator lost: {why}; looking for it again");
+            warn!(address = self.placement.coordinator, "coordinator lost: {why}; reconnecting");
             if inputs.send(CoordinatorInput::Lost).await.is_err() {
                 return;
             }
@@ -615,7 +615,7 @@ impl ShardDriver {
         match action {
             ShardAction::Keep { kept } => {
                 let index = self.index.load(Ordering::Relaxed);
-                info!(index, elements = ?kept, "this shard keeps another part from now on");
+                info!(index, elements = ?kept, "this shard now holds another part of the weights");
                 self.plane = plane(&self.job, kept.clone());
                 self.service.keep(kept);
             }
@@ -649,7 +649,7 @@ impl ShardDriver {
             }
             ShardAction::SendWeights { version, with_state } => self.send_weights(version, with_state),
             ShardAction::WarnUselessVerdict { step } => {
-                warn!(step, "a verdict came that this shard has no use for");
+                warn!(step, "unexpected verdict");
             }
             // The loop in `run` ends there.
             ShardAction::Finish(_) => {}
@@ -661,7 +661,7 @@ impl ShardDriver {
     fn follow(&mut self, step: u64) -> Option<ShardEvent> {
         let verdict = self.verdict.take()?;
         if !self.plane.control().supports(&verdict) {
-            warn!(step, "a verdict came that this shard has no use for");
+            warn!(step, "unexpected verdict");
             return None;
         }
         self.plane.follow(verdict);

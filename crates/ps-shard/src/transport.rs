@@ -88,7 +88,10 @@ pub fn serve(
 ) -> io::Result<Serving> {
     let capacity = Capacity::of_calls(ps_host::open_files());
     if capacity.all < limits::MAX_CONNECTIONS {
-        info!("at most {} connections: this process may open no more files (ulimit -n)", capacity.all);
+        info!(
+            "at most {} connections, because of this process's limit of open files (ulimit -n)",
+            capacity.all
+        );
     }
     serve_some(builder(), services, listener, config, capacity, closed)
 }

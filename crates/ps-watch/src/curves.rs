@@ -76,7 +76,7 @@ pub(crate) fn panels(courses: &[RunCurves]) -> Vec<Lines> {
         courses.iter().enumerate().flat_map(of).collect::<Vec<_>>()
     };
     let mut panels = vec![panel(
-        "mean loss of a sample",
+        "mean loss per sample",
         pairs(|it| it.of_steps(|line| Some(line.loss)), |it| it.of_validation(|it| Some(it.loss))),
         marks(courses),
     )];
@@ -108,14 +108,14 @@ pub(crate) fn panels(courses: &[RunCurves]) -> Vec<Lines> {
         .into_iter()
         .map(|series| Series { color: series.color + usize::from(courses.len() == 1), ..series });
     let decreases: Vec<Series> = predicted.into_iter().chain(actual).collect();
-    panels.push(panel("decrease of the batch's loss by a step", decreases, Vec::new()));
+    panels.push(panel("decrease of the batch loss in a step", decreases, Vec::new()));
     // If the predicted decrease is close to 0, the ratio is meaningless and would flatten all others.
     let ratio = |probe: &ProbeLine| (probe.actual_decrease / probe.predicted_decrease).clamp(-1.0, 3.0);
     let ratios = courses.iter().enumerate().map(|(index, course)| {
         series(words(courses, index)(""), index, Style::Dots, course.of_probes(ratio))
     });
-    panels.push(linear("actual by predicted decrease, cut at -1 and 3", ratios.collect()));
-    panels.push(panel("change of a layer's weight by its norm", layers(courses), Vec::new()));
+    panels.push(linear("actual / predicted decrease, clipped to [-1, 3]", ratios.collect()));
+    panels.push(panel("change of a layer's weight / its norm", layers(courses), Vec::new()));
     panels.retain(|panel| panel.series.iter().any(|series| !series.points.is_empty()));
     panels
 }

@@ -38,7 +38,7 @@ impl Reporter {
         }
         let url = std::env::var("KUBEFLOW_TRAINER_SERVER_URL").ok().filter(|url| !url.is_empty())?;
         let started = Receiver::new(&url).and_then(|receiver| Reporter::start(receiver, source.clone()));
-        started.inspect_err(|problem| tracing::warn!("no progress is reported to {url}: {problem}")).ok()
+        started.inspect_err(|problem| tracing::warn!("cannot report progress to {url}: {problem}")).ok()
     }
 
     fn start(receiver: Receiver, source: Source) -> Result<Self, String> {
@@ -111,7 +111,7 @@ impl Receiver {
         let answer = request.body(status.to_string()).send().await.map_err(|error| chain(&error))?;
         match answer.status() {
             status if status.is_success() => Ok(()),
-            status => Err(format!("it answers {status}")),
+            status => Err(format!("it answered {status}")),
         }
     }
 }

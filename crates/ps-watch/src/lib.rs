@@ -51,8 +51,9 @@ pub fn guard(options: &WatchArgs) -> Result<(), String> {
     match places.into_iter().find(|place| !place.ip().is_loopback()) {
         None => Ok(()),
         Some(place) => Err(format!(
-            "--dashboard {address}: other machines reach {}, and no token is asked for here; give 127.0.0.1 and look \
-             through a tunnel, such as ssh -L 8080:127.0.0.1:8080, or run ps-server with --token-file",
+            "--dashboard {address}: other machines can reach {}, and this command does not require a token; \
+             use 127.0.0.1 with a tunnel, such as ssh -L 8080:127.0.0.1:8080, or run ps-server with \
+             --token-file",
             place.ip()
         )),
     }
@@ -163,7 +164,8 @@ impl WatchHandle {
             }
             Err(problem) => {
                 tracing::warn!(
-                    "{flag} {address}: {problem}; the run goes on without it; choose another port, or 0 for any"
+                    "{flag} {address}: {problem}; the run continues without it; choose another port, or 0 \
+                     for any"
                 );
                 None
             }

@@ -98,7 +98,7 @@ impl Page<'_> {
 
     fn meter(&mut self, meter: &Meter) -> Result<(), Error> {
         let activities = Activity::ALL.map(|activity| ([("part", activity.name())], meter.seconds(activity)));
-        self.counters("downhill_step_part_seconds", "Seconds that went into each part of steps", activities)?;
+        self.counters("downhill_step_part_seconds", "Seconds spent in each part of steps", activities)?;
         let [received, sent] = meter.bytes();
         let bytes = [([("direction", "received")], received as f64), ([("direction", "sent")], sent as f64)];
         self.counters("downhill_tensor_bytes", "Bytes of weights and gradients on connections", bytes)
@@ -108,7 +108,7 @@ impl Page<'_> {
         let [leaves, step] = meter.computed();
         self.gauge("downhill_worker_step", "The step last computed, from 1", Some(step as f64))?;
         self.counter("downhill_worker_leaves", "Leaves computed", leaves as f64)?;
-        self.counter("downhill_worker_retries", "Lost connections, tried again", meter.retries() as f64)
+        self.counter("downhill_worker_retries", "Lost connections that were retried", meter.retries() as f64)
     }
 
     fn run(&mut self, snapshot: &RunSnapshot) -> Result<(), Error> {
@@ -123,7 +123,7 @@ impl Page<'_> {
         )?;
         self.gauge(
             "downhill_train_accuracy_ratio",
-            "Share of the last batch predicted right",
+            "Share of correct predictions in the last batch",
             snapshot.accuracy,
         )?;
         let validation = snapshot.validation.as_ref();
@@ -134,7 +134,7 @@ impl Page<'_> {
         )?;
         self.gauge(
             "downhill_validation_accuracy_ratio",
-            "Share of the validation part predicted right",
+            "Share of correct predictions in the validation part",
             validation.and_then(|it| it.accuracy),
         )?;
         self.gauge(
@@ -157,7 +157,7 @@ impl Page<'_> {
             }
         }
         let states = states.into_iter().map(|(state, count)| ([("state", state)], count));
-        self.gauges("downhill_workers", "Workers, by where they stand", states)?;
+        self.gauges("downhill_workers", "Workers by state", states)?;
         let names: Vec<String> =
             snapshot.workers.iter().map(|worker| format!("w{} {}", worker.id, worker.name)).collect();
         let named =
@@ -166,20 +166,20 @@ impl Page<'_> {
         let speeds = named()
             .filter(|(_, worker)| worker.standing != WorkerStanding::Dismissed)
             .map(|(labels, worker)| (labels, worker.speed));
-        self.gauges("downhill_worker_leaves_per_second", "Leaves that a worker computes a second", speeds)?;
+        self.gauges("downhill_worker_leaves_per_second", "Leaves that a worker computes per second", speeds)?;
         let held_up = named().map(|(labels, worker)| (labels, worker.held_up_ms as f64 / 1000.0));
         self.counters(
             "downhill_worker_held_up_seconds",
             "Seconds that steps waited for a worker alone",
             held_up,
         )?;
-        let reassigned = "Leaves of late or lost workers that others computed, too";
+        let reassigned = "Leaves of late or lost workers that were also given to others";
         self.counter("downhill_rescued_leaves", reassigned, snapshot.reassigned as f64)?;
         self.counter("downhill_audited_nodes", "Sums computed twice and compared", snapshot.audited as f64)?;
         let bans = "Workers banned because a sum of theirs was wrong";
         self.counter("downhill_banned_workers", bans, snapshot.bans.len() as f64)?;
         let is_tainted = f64::from(u8::from(snapshot.bans.iter().any(Ban::is_tainting)));
-        let tainted = "1 if wrong sums of a banned worker may be part of the weights";
+        let tainted = "1 if the weights may contain wrong sums of a banned worker";
         self.gauge("downhill_tainted", tainted, Some(is_tainted))?;
         let checkpoint = snapshot.checkpoint;
         self.gauge(

@@ -89,7 +89,7 @@ impl Site {
         };
         let serve = move || {
             if let Err(error) = runtime.block_on(serve) {
-                tracing::warn!("{address} is not served any more: {error}");
+                tracing::warn!("{address} is no longer served: {error}");
             }
         };
         let thread = std::thread::Builder::new().name("watch".into()).spawn(serve).map_err(problem)?;
@@ -119,7 +119,7 @@ async fn serve(
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                connections.throttled_log().log(|| format!("accepting connections: {error}"));
+                connections.throttled_log().log(|| format!("cannot accept connections: {error}"));
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -154,7 +154,7 @@ async fn in_time(timeout: Duration, request: Request, next: Next) -> Response {
 
 fn problem(error: io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "another process has this port".into(),
+        io::ErrorKind::AddrInUse => "another process uses this port".into(),
         _ => error.to_string(),
     }
 }

@@ -150,7 +150,8 @@ impl Client {
                 };
                 if opened.1 != kept {
                     // Shards may have been reassigned since the coordinator was asked.
-                    let what = format!("shard {index} keeps {:?}, its coordinator said {kept:?}", opened.1);
+                    let what =
+                        format!("shard {index} holds {:?}, but its coordinator announced {kept:?}", opened.1);
                     return Err(CallFailure::Transient(what));
                 }
                 others.push(Link { kept, sender });
@@ -158,7 +159,7 @@ impl Client {
         }
         let ((worker, kept), sender) =
             self.greet(connection, &ours, shape, &sink, &mut tasks, Some(silence)).await?;
-        debug!(server = %self.server, shards, "admitted everywhere");
+        debug!(server = %self.server, shards, "admitted by the server and all shards");
         let mut links = vec![Link { kept, sender }];
         links.append(&mut others);
         Ok(Session { worker, links, events, tasks, leaving })
@@ -206,7 +207,7 @@ impl Client {
                     }
                     Ok(Err(status)) => StreamEvent::Ended(classify(&status)),
                     Err(silence) => StreamEvent::Ended(CallFailure::Transient(format!(
-                        "nothing heard from the server for {} ms",
+                        "no message from the server for {} ms",
                         silence.as_millis()
                     ))),
                 };
@@ -279,10 +280,11 @@ impl Client {
 type Admission = (WorkerId, Range<usize>);
 
 fn admission(first: Option<v1::FromServer>, shape: &Shape) -> Result<Admission, CallFailure> {
-    let first = first.ok_or_else(|| CallFailure::Transient("the server closed the stream at once".into()))?;
+    let first =
+        first.ok_or_else(|| CallFailure::Transient("the server closed the stream immediately".into()))?;
     match convert::server_message(first, shape) {
         Ok(ServerMessage::Admitted(worker, kept)) => Ok((worker, kept)),
-        Ok(_) => Err(CallFailure::Refused("the server's first message does not admit us".into())),
+        Ok(_) => Err(CallFailure::Refused("the server's first message does not admit this worker".into())),
         Err(invalid) => Err(refused(invalid)),
     }
 }
@@ -302,7 +304,7 @@ pub(crate) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> 
     match timeout(CALL_TIMEOUT, call).await {
         Ok(answer) => answer.map_err(|status| classify(&status)),
         Err(_) => Err(CallFailure::Transient(format!(
-            "connected, but no answer within {} s: the server is still starting, or it is no Downhill server",
+            "connected, but no answer within {} s: the server is still starting, or is not a Downhill server",
             CALL_TIMEOUT.as_secs()
         ))),
     }

@@ -268,7 +268,7 @@ fn compute(
     let pool = match pool {
         Ok(pool) => pool,
         Err(error) => {
-            let _ = ready.send(Err(WorkerError::Internal(format!("starting threads: {error}"))));
+            let _ = ready.send(Err(WorkerError::Internal(format!("cannot start threads: {error}"))));
             return;
         }
     };
@@ -308,21 +308,21 @@ fn load(run_toml: &str, options: &WorkerOptions) -> Result<Job, WorkerError> {
         // The server chooses the path and receives the hash of the data, so the path must be confined.
         ps_data::confine(&run.data, root).map_err(|outside| {
             WorkerError::Mismatch(format!(
-                "{outside}; give the folder that holds the data with --data-root, or say --allow-any-path if you trust \
-                 the server"
+                "{outside}; set --data-root to the folder that contains the data, or use --allow-any-path \
+                 if you trust the server"
             ))
         })?;
     }
     if !options.allow_any_path {
         ps_fetch::allowed(&run.data, &options.allowed_urls)
-            .map_err(|outside| WorkerError::Mismatch(format!("{outside}; say so with --allow-url")))?;
+            .map_err(|outside| WorkerError::Mismatch(format!("{outside}; allow it with --allow-url")))?;
     }
     let progress = DataProgress::new(options.style);
     let local = ps_fetch::localized_config(&run.data, &progress).map_err(JobError::from);
     let job = local.and_then(|local| Job::load_local(run, &local, root, &progress)).map_err(|error| {
         let hint = match options.data_root {
             Some(_) => "check --data-root",
-            None => "say where this machine's copy of the data lies with --data-root",
+            None => "set --data-root to the folder with this machine's copy of the data",
         };
         WorkerError::Mismatch(format!("{error} ({hint})"))
     })?;

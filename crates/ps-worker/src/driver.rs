@@ -200,7 +200,7 @@ impl WorkerDriver {
     fn handle_message(&mut self, message: ServerMessage) -> Result<WorkerEvent, WorkerError> {
         Ok(match message {
             ServerMessage::Admitted(..) => {
-                return Err(WorkerError::Protocol(format!("{}: it admitted us twice", self.server)));
+                return Err(WorkerError::Protocol(format!("{}: it admitted this worker twice", self.server)));
             }
             ServerMessage::Heartbeat => WorkerEvent::MessageReceived,
             ServerMessage::Dismissed(reason) => WorkerEvent::Dismissed(reason),
@@ -222,7 +222,7 @@ impl WorkerDriver {
     }
 
     fn computing_thread_ended(&self) -> WorkerError {
-        WorkerError::Internal("the computing thread ended; what it said is above".into())
+        WorkerError::Internal("the computing thread failed; see its messages above".into())
     }
 
     fn perform(&mut self, action: WorkerAction) -> Result<(), WorkerError> {
@@ -301,8 +301,8 @@ impl WorkerDriver {
 
     /// Reconnects because a server accepts no data: without the missing part the node is useless.
     fn reconnect_stalled(&mut self) -> Result<(), WorkerError> {
-        let lost = self
-            .on_connection_lost(CallFailure::Transient("the server takes nothing of what is sent".into()))?;
+        let lost =
+            self.on_connection_lost(CallFailure::Transient("the server does not read what is sent".into()))?;
         self.events.push_back(lost);
         Ok(())
     }

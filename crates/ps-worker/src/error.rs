@@ -93,24 +93,24 @@ impl fmt::Display for WorkerError {
             WorkerError::Security(problem) => f.write_str(problem),
             WorkerError::Processors(problem) => write!(f, "--cpus: {problem}"),
             WorkerError::Unreachable { server, waited, last } if waited.is_zero() => {
-                write!(f, "{server}: no server there: {last}; is ps-server running there?")
+                write!(f, "{server}: cannot reach a server: {last}; is ps-server running there?")
             }
             WorkerError::Unreachable { server, waited, last } => write!(
                 f,
-                "{server}: no server within {} s, the last attempt failed with: {last}; \
-                 is ps-server running there?",
+                "{server}: no server within {} s; the last attempt failed: {last}; is ps-server running \
+                 there?",
                 waited.as_secs()
             ),
             WorkerError::NotDownhill { server, sign } => {
                 write!(f, "{server}: this is not a Downhill server: {sign}; check the address and port")
             }
-            WorkerError::Mismatch(what) => write!(f, "this worker cannot take part: {what}"),
+            WorkerError::Mismatch(what) => write!(f, "this worker cannot take part in the run: {what}"),
             WorkerError::Banned(what) => write!(
                 f,
-                "the server has found this worker out: {what}; test this machine's memory and processor"
+                "the server banned this worker: {what}; test the memory and processor of this machine"
             ),
             WorkerError::Protocol(what) => {
-                write!(f, "the server and this worker misunderstand each other: {what}")
+                write!(f, "protocol error between the server and this worker: {what}")
             }
             WorkerError::Listen { given, error } => write!(f, "--shard-listen {given}: {error}"),
             WorkerError::RunFinished => f.write_str("the run is over"),

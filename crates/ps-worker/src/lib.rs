@@ -189,7 +189,7 @@ async fn take_part(
             if before.run_toml == invitation.run_toml {
                 return Err(error);
             }
-            info!(server = options.server, "the server has another run file now: joining again");
+            info!(server = options.server, "the server has another run file now; joining again");
         }
         let prepared = tokio::select! {
             biased;
@@ -268,7 +268,7 @@ impl Prepared {
                     let patience = if is_stopped { SHARD_FAREWELL } else { SHARD_ANSWER_TIMEOUT };
                     shard.leave();
                     if tokio::time::timeout(patience, &mut ended).await.is_err() && !is_stopped {
-                        warn!("the coordinator has not let go of this worker's shard");
+                        warn!("the coordinator has not released this worker's shard");
                     }
                 }
                 outcome?
@@ -344,7 +344,7 @@ async fn find(client: &Client, options: &WorkerOptions) -> Result<Invitation, Wo
         info!(
             server = options.server,
             attempt,
-            "server not there yet: {last}; trying again in {} ms, for {} s more",
+            "cannot reach the server yet: {last}; trying again in {} ms, for another {} s",
             pause.length.as_millis(),
             pause.left.as_secs()
         );

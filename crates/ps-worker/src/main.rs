@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 
 /// Takes part in the run, and returns the exit code.
 fn work(options: WorkerOptions, stays: bool) -> Result<u8, WorkerError> {
-    let failed = |error: std::io::Error| WorkerError::Internal(format!("starting: {error}"));
+    let failed = |error: std::io::Error| WorkerError::Internal(format!("cannot start: {error}"));
     // A single connection is served best by one thread, which leaves the cores to the gradients.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let signals = Signals::listen().map_err(failed)?;
@@ -77,7 +77,7 @@ fn work(options: WorkerOptions, stays: bool) -> Result<u8, WorkerError> {
             }
         }
         if stays {
-            info!("staying until asked to end");
+            info!("waiting for SIGTERM");
             signals.received().await;
         }
         Ok(0)

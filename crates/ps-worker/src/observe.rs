@@ -24,7 +24,7 @@ pub struct Runtime(tokio::runtime::Runtime);
 /// The system does not allow it.
 pub fn runtime() -> Result<Runtime, WorkerError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map(Runtime).map_err(|error| WorkerError::Internal(format!("starting: {error}")))
+    runtime.map(Runtime).map_err(|error| WorkerError::Internal(format!("cannot start: {error}")))
 }
 
 impl Runtime {
@@ -149,10 +149,7 @@ impl Report {
             },
         ];
         if self.0.rescued_leaves > 0 {
-            lines.push(format!(
-                "rescued     {} leaves of workers that were late or lost",
-                self.0.rescued_leaves
-            ));
+            lines.push(format!("reassigned  {} leaves of late or lost workers", self.0.rescued_leaves));
         }
         if self.0.audited_nodes > 0 {
             lines.push(format!("audited     {} sums", self.0.audited_nodes));

@@ -74,7 +74,7 @@ fn an_extended_run_equals_one_that_was_longer_from_the_start() {
         run(&mut dir.train("longer", &[&SHORT[..], &["--threads", "1"]].concat())).hash();
         let ended = run(&mut dir.train("longer", &[&LONG[..], &["--workers", "2"]].concat()));
         assert_eq!(ended.hash(), wanted, "{ended}");
-        assert!(ended.stderr.contains("going on after"), "{ended}");
+        assert!(ended.stderr.contains("resuming after"), "{ended}");
         assert_eq!(dir.records("longer"), dir.records("whole"), "{file}");
 
         // Lengths that end within an epoch.
@@ -121,7 +121,7 @@ fn an_interrupted_run_can_be_extended_or_shortened_and_interrupted_again() {
         kill(&["--set", "train.epochs=80"]);
         assert_eq!(state(&dir, "killed")["state"], "unfinished");
         assert_eq!(run(downhill(&["evaluate"]).arg(dir.path("killed"))).hash(), wanted);
-        assert_refused(&run(&mut dir.train("killed", &shorter)), "holds the results of a finished run");
+        assert_refused(&run(&mut dir.train("killed", &shorter)), "contains the results of a finished run");
         let longer = ["--set", &dir.epochs_beyond("killed")];
         let wanted = run(&mut dir.train("longer", &longer)).hash();
         assert_eq!(run(&mut dir.train("killed", &longer)).hash(), wanted);
@@ -236,7 +236,7 @@ fn a_refused_shard_learns_which_key_differs() {
     shard.arg(dir.path("run.toml")).args(["--shard", "1/2", "--coordinator", &dir.address()]);
     let ended = run(shard.args(SHORT).args(["--listen", &format!("unix:{}", dir.path("shard").display())]));
     assert_eq!(ended.status.code(), Some(42), "{ended}");
-    assert!(ended.stderr.contains("train.epochs is 6 there and 3 here"), "{ended}");
+    assert!(ended.stderr.contains("train.epochs is 6 at the coordinator and 3 here"), "{ended}");
 }
 
 #[test]
@@ -245,13 +245,12 @@ fn a_run_file_with_different_past_steps_is_refused_without_side_effects() {
     let wanted = run(&mut dir.train("whole", &[])).hash();
     dir.kill_once("killed", &mut random);
     let before = fs::read(dir.path("killed/metrics.jsonl")).unwrap();
-    let stretched = "learning_rate.schedule = \"cosine\" spans the whole run, so with train.epochs = 9 \
-                     instead of 8 the steps already made would have had other rates (step 2: ";
+    let stretched = "learning_rate.schedule = \"cosine\" spans the whole run, so with train.epochs = 9 instead of 8 the steps already made would have had different learning rates (step 2: ";
     let cases: [(&[&str], &str); 5] = [
         (&["train.epochs=9"], stretched),
         (
             &["optimizer.momentum=0.5"],
-            "has optimizer.momentum = 0.9, the run file has 0.5; restore the value",
+            "has optimizer.momentum = 0.9, but the run file has 0.5; restore the value",
         ),
         (&["seed=2", "optimizer.momentum=0.5"], "has seed = 1 (now 2), optimizer.momentum = 0.9 (now 0.5)"),
         (&["data.train=digits:4000"], r#"data.train was "digits:4096" and is "digits:4000""#),
@@ -283,7 +282,7 @@ fn a_run_that_stopped_early_or_has_no_checkpoint_is_not_extended() {
     let hash = run(&mut dir.train("out", &[])).hash();
     let ended = run(&mut dir.train("out", &["--set", "train.epochs=9"]));
     assert_refused(&ended, "has ended by itself after 88 of 232 steps");
-    assert!(ended.stderr.contains("stopped early: the validation loss was not below"), "{ended}");
+    assert!(ended.stderr.contains("stopped early: the validation loss did not fall below"), "{ended}");
     assert_eq!(run(downhill(&["evaluate"]).arg(dir.path("out"))).hash(), hash);
 
     let dir = TestDir::of(&steady());
@@ -292,7 +291,7 @@ fn a_run_that_stopped_early_or_has_no_checkpoint_is_not_extended() {
     run(unsaved.args(SHORT).args(["--checkpoint-seconds", "0"])).hash();
     assert_refused(&run(&mut dir.train("out", &LONG)), "no checkpoint to resume from");
     let ended = run(&mut dir.train("out", &SHORT));
-    assert_refused(&ended, "to train on, raise train.epochs");
+    assert_refused(&ended, "to continue training, raise train.epochs");
     // The run is refused even if a fresh start is permitted.
     assert_refused(&run(&mut dir.train("out", &[&LONG[..], &["--allow-fresh"]].concat())), "no checkpoint");
 }
@@ -314,11 +313,11 @@ fn a_checkpoint_without_its_run_file_is_compared_with_the_one_in_the_folder() {
     let momentum = ["--set", "optimizer.momentum=0.5"];
     assert_refused(
         &run(&mut dir.train("old", &momentum)),
-        "has optimizer.momentum = 0.9, the run file has 0.5",
+        "has optimizer.momentum = 0.9, but the run file has 0.5",
     );
     let file = fs::read(dir.path("old/run.toml")).unwrap();
     fs::remove_file(dir.path("old/run.toml")).unwrap();
-    assert_refused(&run(&mut dir.train("old", &momentum)), "its checkpoint does not say which keys differ");
+    assert_refused(&run(&mut dir.train("old", &momentum)), "its checkpoint does not contain it");
     fs::write(dir.path("old/run.toml"), file).unwrap();
     assert_eq!(run(&mut dir.train("old", &longer)).hash(), wanted);
     assert_eq!(dir.records("old"), dir.records("whole"));

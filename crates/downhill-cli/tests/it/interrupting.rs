@@ -41,7 +41,7 @@ fn an_interrupted_run_writes_what_it_has_and_ends_with_130() {
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(130));
         let stdout = String::from_utf8(output.stdout).unwrap();
-        assert!(stdout.contains("stopped before its end"), "{stdout}");
+        assert!(stdout.contains("stopped before the end"), "{stdout}");
         assert!(stdout.lines().last().unwrap().starts_with("weights sha256 "), "{stdout}");
         let summary = std::fs::read_to_string(place.path().join(&out).join("summary.json")).unwrap();
         assert!(summary.contains("\"outcome\": \"stopped\""), "{summary}");
@@ -81,7 +81,7 @@ fn the_command_that_an_interrupted_run_prints_resumes_it() {
     // exec makes the signal reach the run instead of the shell.
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("exec {printed}")]).current_dir(place.path());
-    let resumed = interrupted(&mut shell, |line| line.starts_with("going on after "));
+    let resumed = interrupted(&mut shell, |line| line.starts_with("resuming after "));
     assert_eq!(resumed.status.code(), Some(130));
     // The command now names the folder, so the same command resumes the run again.
     assert_eq!(printed_command(&resumed), printed);

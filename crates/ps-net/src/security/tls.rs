@@ -42,7 +42,7 @@ impl Tls {
         let chain = certificates("--tls-cert", cert)?;
         let pem = read("--tls-key", key)?;
         let private = PrivateKeyDer::from_pem_slice(&pem)
-            .map_err(|_| in_file("--tls-key", key, "no private key in PEM is in it"))?;
+            .map_err(|_| in_file("--tls-key", key, "the file contains no private key in PEM format"))?;
         warn_if_public("--tls-key", key);
 
         let mut roots = RootCertStore::empty();
@@ -76,7 +76,7 @@ impl Tls {
         client.alpn_protocols = vec![HTTP2.to_vec()];
         let name = name.map(|name| {
             ServerName::try_from(name.to_owned())
-                .map_err(|_| format!("--tls-name {name:?}: this is no host name and no IP address"))
+                .map_err(|_| format!("--tls-name {name:?}: expected a host name or an IP address"))
         });
         Ok(Tls { server: Arc::new(server), client: Arc::new(client), name: name.transpose()? })
     }
@@ -98,7 +98,7 @@ impl Tls {
         match bare.parse::<IpAddr>() {
             Ok(address) => Ok(ServerName::IpAddress(address.into())),
             Err(_) => ServerName::try_from(bare.to_owned()).map_err(|_| {
-                format!("{host:?} is no name that a certificate can have; give one with --tls-name")
+                format!("{host:?} is not a valid name for a certificate; give one with --tls-name")
             }),
         }
     }
@@ -109,7 +109,7 @@ fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(format!("{flag} {}: no certificate in PEM is in it", path.display())),
+        Ok(_) => Err(format!("{flag} {}: the file contains no certificate in PEM format", path.display())),
         Err(error) => Err(format!("{flag} {}: damaged PEM: {error}", path.display())),
     }
 }
@@ -147,17 +147,16 @@ fn words(error: &Error) -> String {
     };
     match error {
         Error::InvalidCertificate(problem) if is_about_time(problem) => {
-            format!("the certificate is not valid today: {problem}; make a new one")
+            format!("the certificate is not valid today: {problem}; create a new one")
         }
         Error::InvalidCertificate(UnknownIssuer | BadSignature) => {
-            "the other end's certificate is not signed by the authority in --tls-ca".into()
+            "the peer's certificate is not signed by the authority in --tls-ca".into()
         }
         Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
             format!("{error}; give the name in the server's certificate with --tls-name")
         }
         Error::InvalidCertificate(InvalidPurpose | InvalidPurposeContext { .. }) => {
-            "the other end's certificate was not made for this end of a connection (its extended key usage)"
-                .into()
+            "the peer's certificate is not valid for its role (its extended key usage)".into()
         }
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             "the key does not belong to --tls-cert".into()
@@ -169,7 +168,7 @@ fn words(error: &Error) -> String {
 /// Describes a failed handshake for the server's log.
 pub fn refusal(error: &io::Error) -> String {
     match typed(error) {
-        Some(Error::NoCertificatesPresented) => "it shows no certificate".into(),
+        Some(Error::NoCertificatesPresented) => "it sent no certificate".into(),
         Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => "it does not speak TLS".into(),
         Some(error) => words(error),
         None => error.to_string(),
@@ -183,20 +182,20 @@ pub(crate) fn connect_error(error: &io::Error) -> ConnectError {
     let hopeless = |text: String| ConnectError::Permanent(text);
     match typed(error) {
         Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
-            hopeless("the server does not speak TLS; leave out the --tls flags and https, or start it with them".into())
+            hopeless("the server does not speak TLS; remove the --tls flags and https, or start the server with TLS".into())
         }
         Some(error @ (Error::InvalidCertificate(_) | Error::NoCertificatesPresented)) => {
             hopeless(format!("the server's certificate: {}", words(error)))
         }
         Some(Error::AlertReceived(alert)) => match alert {
             Alert::CertificateRequired => {
-                hopeless("the server asks for a certificate; give --tls-cert, --tls-key and --tls-ca".into())
+                hopeless("the server requires a certificate; set --tls-cert, --tls-key and --tls-ca".into())
             }
             Alert::UnknownCA | Alert::DecryptError => hopeless(
                 "the server does not accept this process's --tls-cert: it is not signed by the server's --tls-ca".into(),
             ),
             Alert::CertificateExpired => {
-                hopeless("the server does not accept this process's --tls-cert: it is not valid today; make a new one".into())
+                hopeless("the server does not accept this process's --tls-cert: it is not valid today; create a new one".into())
             }
             Alert::InternalError
             | Alert::UserCanceled

@@ -93,10 +93,10 @@ impl Tokens {
         held.stamp = stamp;
         match tokens(self.flag, &self.path) {
             Ok(tokens) => {
-                info!("{} {}: {} tokens are accepted now", self.flag, self.path.display(), tokens.len());
+                info!("{} {}: now accepting {} tokens", self.flag, self.path.display(), tokens.len());
                 held.tokens = tokens;
             }
-            Err(error) => warn!("{error}; the tokens stay what they were"),
+            Err(error) => warn!("{error}; the tokens remain unchanged"),
         }
     }
 }
@@ -119,20 +119,21 @@ fn tokens(flag: &str, path: &Path) -> Result<Vec<Token>, String> {
         let number = index + 1;
         if !line.iter().all(u8::is_ascii_graphic) {
             return Err(wrong(format!(
-                "line {number} holds something else than letters, digits and signs; a token is one word of them"
+                "line {number} contains spaces or other unsupported characters; a token consists of \
+                 letters, digits and punctuation"
             )));
         }
         if !(MIN_TOKEN_BYTES..=MAX_TOKEN_BYTES).contains(&line.len()) {
             return Err(wrong(format!(
-                "line {number} has {} characters, a token has {MIN_TOKEN_BYTES} to {MAX_TOKEN_BYTES}; \
-                 `openssl rand -hex 32` makes a good one",
+                "line {number} has {} characters, but a token has {MIN_TOKEN_BYTES} to {MAX_TOKEN_BYTES}; \
+                 `openssl rand -hex 32` creates a good one",
                 line.len()
             )));
         }
         tokens.push(Token { line: number, text: line.to_vec() });
     }
     match tokens.is_empty() {
-        true => Err(wrong("no token is in it; write one on a line of its own".into())),
+        true => Err(wrong("the file contains no token; write one per line".into())),
         false => Ok(tokens),
     }
 }

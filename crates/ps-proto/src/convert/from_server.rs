@@ -64,9 +64,9 @@ pub fn server_message(message: v1::FromServer, shape: &Shape) -> Result<ServerMe
         Some(Message::Heartbeat(_)) => Ok(ServerMessage::Heartbeat),
         Some(Message::Dismissed(dismissed)) => dismissal(dismissed).map(ServerMessage::Dismissed),
         Some(Message::Admitted(admitted)) => admission(admitted, shape),
-        None => Err(InvalidMessage::new(
-            "a message without content, or of a kind that this version does not know",
-        )),
+        None => {
+            Err(InvalidMessage::new("the message is empty, or of a kind that this version does not know"))
+        }
     }
 }
 
@@ -109,11 +109,11 @@ fn admission(admitted: v1::Admitted, shape: &Shape) -> Result<ServerMessage, Inv
     let v1::Admitted { worker_id, parameters, chunk, start, end } = admitted;
     ensure!(
         parameters == shape.parameters as u64,
-        "the server's model has {parameters} parameters, ours {}",
+        "the server's model has {parameters} parameters, but this worker's has {}",
         shape.parameters
     );
     let ours = chunk_elements(shape.parameters) as u64;
-    ensure!(chunk == ours, "the server cuts tensors into chunks of {chunk} elements, we into {ours}");
+    ensure!(chunk == ours, "the server uses chunks of {chunk} elements, but this worker uses {ours}");
     Ok(ServerMessage::Admitted(WorkerId(worker_id), kept(start, end, shape.parameters)?))
 }
 
@@ -131,11 +131,12 @@ pub fn invitation(reply: v1::JoinReply) -> Result<Invitation, InvalidMessage> {
     let build = printable("build", build, MAX_NAME_BYTES)?;
     ensure!(
         protocol_version == PROTOCOL_VERSION,
-        "the server ({build}) speaks protocol version {protocol_version}, we {PROTOCOL_VERSION}"
+        "the server ({build}) speaks protocol version {protocol_version}, but this worker speaks \
+         {PROTOCOL_VERSION}"
     );
     ensure!(
         heartbeat_interval_ms > 0 && silence_timeout_ms > heartbeat_interval_ms,
-        "a heartbeat every {heartbeat_interval_ms} ms with a patience of {silence_timeout_ms} ms"
+        "a heartbeat interval of {heartbeat_interval_ms} ms with a timeout of {silence_timeout_ms} ms"
     );
     Ok(Invitation {
         build,

@@ -165,16 +165,21 @@ pub fn shard_message(
             Ok(ShardMessage::Missing { step, leaves: ranges(step, &starts, &ends, shape)? })
         }
         Some(from_shard::Message::Hello(_)) => Err(InvalidMessage::new("hello came twice")),
-        None => Err(InvalidMessage::new(
-            "a message without content, or of a kind that this version does not know",
-        )),
+        None => {
+            Err(InvalidMessage::new("the message is empty, or of a kind that this version does not know"))
+        }
     }
 }
 
 /// Checks ranges of leaves of a step's batch.
 fn ranges(step: u64, starts: &[u32], ends: &[u32], shape: &Shape) -> Result<Vec<Range<u32>>, InvalidMessage> {
     ensure!(step < shape.plan.steps, "step {step} of a run of {} steps", shape.plan.steps);
-    ensure!(starts.len() == ends.len(), "{} ranges begin and {} end", starts.len(), ends.len());
+    ensure!(
+        starts.len() == ends.len(),
+        "there are {} starts and {} ends of ranges",
+        starts.len(),
+        ends.len()
+    );
     let leaves = shape.plan.step(step).tree().leaves();
     let mut last = 0;
     for (&start, &end) in starts.iter().zip(ends) {
@@ -203,7 +208,7 @@ fn state_chunk(
 ) -> Result<StateChunk, InvalidMessage> {
     let v1::WeightsChunk { version, offset, total, weights: bytes } = chunk;
     let offset = check_chunk(offset, total, &bytes, 4, parameters)?;
-    ensure!(kept.contains(&offset), "a chunk at element {offset} of a shard that keeps {kept:?}");
+    ensure!(kept.contains(&offset), "a chunk at element {offset} of a shard that holds {kept:?}");
     Ok(StateChunk { version, offset, bytes })
 }
 
@@ -310,7 +315,7 @@ fn verdict(verdict: v1::ShardVerdict) -> Result<Verdict, InvalidMessage> {
 /// Checks the first message of a coordinator.
 pub fn attached(message: v1::ToShard, parameters: usize) -> Result<Attached, InvalidMessage> {
     let Some(to_shard::Message::Admitted(admitted)) = message.message else {
-        return Err(InvalidMessage::new("the coordinator's first message does not admit us"));
+        return Err(InvalidMessage::new("the coordinator's first message does not admit this shard"));
     };
     let v1::ShardAdmitted { index, start, end } = admitted;
     Ok(Attached { index, kept: kept(start, end, parameters)? })
@@ -341,10 +346,10 @@ pub fn to_shard(
             Ok(ToShardMessage::State(vector, chunk))
         }
         Some(to_shard::Message::Dismissed(dismissed)) => dismissal(dismissed).map(ToShardMessage::Dismissed),
-        Some(to_shard::Message::Admitted(_)) => Err(InvalidMessage::new("it admitted us twice")),
-        None => Err(InvalidMessage::new(
-            "a message without content, or of a kind that this version does not know",
-        )),
+        Some(to_shard::Message::Admitted(_)) => Err(InvalidMessage::new("it admitted this shard twice")),
+        None => {
+            Err(InvalidMessage::new("the message is empty, or of a kind that this version does not know"))
+        }
     }
 }
 
@@ -370,7 +375,7 @@ pub(super) fn kept(start: u64, end: u64, parameters: usize) -> Result<Range<usiz
     let on_the_grid = |at: u64| at.is_multiple_of(chunk) || at == total;
     ensure!(
         start <= end && end <= total && on_the_grid(start) && on_the_grid(end),
-        "elements {start}..{end} are kept, which are no whole chunks of the model's {total}"
+        "elements {start}..{end} are not whole chunks of the model's {total} elements"
     );
     Ok(start as usize..end as usize)
 }

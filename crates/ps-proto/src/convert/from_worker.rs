@@ -94,9 +94,9 @@ pub fn worker_message(message: v1::FromWorker, shape: &Shape) -> Result<WorkerMe
             Ok(WorkerMessage::Goodbye(printable("reason", goodbye.reason, MAX_TEXT_BYTES)?))
         }
         Some(Message::Hello(_)) => Err(InvalidMessage::new("hello came twice")),
-        None => Err(InvalidMessage::new(
-            "a message without content, or of a kind that this version does not know",
-        )),
+        None => {
+            Err(InvalidMessage::new("the message is empty, or of a kind that this version does not know"))
+        }
     }
 }
 
@@ -170,7 +170,7 @@ fn metric_sums(tally: v1::Tally, step: u64, node: Node, shape: &Shape) -> Result
 
 /// Checks the length of a string and replaces its control characters, because it goes to terminals and logs.
 pub(super) fn printable(field: &str, text: String, limit: usize) -> Result<String, InvalidMessage> {
-    ensure!(text.len() <= limit, "{field} of {} bytes, the limit is {limit}", text.len());
+    ensure!(text.len() <= limit, "{field} has {} bytes, but the limit is {limit}", text.len());
     if text.chars().any(char::is_control) {
         return Ok(text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect());
     }

@@ -143,7 +143,8 @@ impl Recorder {
             return;
         };
         self.warn([format!(
-            "the state after the last step was not saved: {error}; a longer run resumes from an earlier step"
+            "the state after the last step was not saved: {error}; a longer run would resume from an \
+             earlier step"
         )]);
     }
 }

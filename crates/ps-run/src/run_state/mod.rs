@@ -442,7 +442,7 @@ mod tests {
             let rows: Vec<_> =
                 snapshot.workers.iter().map(|row| serde_json::to_value(row).unwrap()).collect();
             assert_eq!([&rows[0]["standing"], &rows[1]["standing"]], ["dismissed", "gone"]);
-            assert_eq!([&rows[0]["state"], &rows[1]["state"]], ["dismissed", "gone (it said goodbye)"]);
+            assert_eq!([&rows[0]["state"], &rows[1]["state"]], ["dismissed", "gone (it left)"]);
             assert_eq!(
                 (snapshot.phase, &snapshot.activity[..]),
                 (Phase::Finishing, "evaluating the final weights")

@@ -218,7 +218,7 @@ fn an_observer_can_request_a_checkpoint_and_sees_the_resumed_step() {
         protocol.entries(),
         [
             "resume 2 samples=40",
-            "note going on after 2 of 6 steps, from the checkpoint",
+            "note resuming after 2 of 6 steps, from the checkpoint",
             "resume 2 samples=40",
             // The hash of the weights from which the run resumes.
             "line hash",

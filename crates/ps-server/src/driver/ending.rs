@@ -68,7 +68,7 @@ impl ServerDriver {
 
     /// Uses the last saved weights as the result, because those of the shards are not available.
     fn use_last_saved(&mut self, why: &str) -> Result<(), FolderError> {
-        warn!("the last weights are not available: {why}; going back to what is saved");
+        warn!("the last weights are not available: {why}; going back to the last checkpoint");
         self.made = None;
         self.last_saved = Some(match self.load_last_saved()? {
             Some(found) => (found.progress.step, found.weights),
@@ -189,9 +189,9 @@ fn unfetched(why: Unfetched) -> String {
     match why {
         Unfetched::Absent => "not all shards are present".into(),
         Unfetched::Lost { shard } => format!("shard {shard} is gone"),
-        Unfetched::Tainted => "a worker was refused whose sums some shards may hold".into(),
+        Unfetched::Tainted => "a refused worker's sums may be part of some shards".into(),
         Unfetched::Late { .. } => {
-            format!("no weights of the shards within {} s", SHARD_ANSWER_TIMEOUT.as_secs())
+            format!("the shards did not send their weights within {} s", SHARD_ANSWER_TIMEOUT.as_secs())
         }
     }
 }
@@ -203,14 +203,14 @@ fn report_unsaved(
     end_replies: Vec<oneshot::Sender<Result<u64, Refusal>>>,
     error: FolderError,
 ) -> ServerError {
-    let reason = Dismissal::Failed(format!("the run cannot be saved: {error}"));
+    let reason = Dismissal::Failed(format!("cannot save the run: {error}"));
     for worker in peers.ids().collect::<Vec<_>>() {
         peers.message(worker, convert::dismissed(&reason));
         peers.disconnect(worker, None);
     }
     shards.dismiss(&reason);
     for reply in end_replies {
-        let _ = reply.send(Err(Refusal::Unsaved(format!("the run cannot be saved: {error}"))));
+        let _ = reply.send(Err(Refusal::Unsaved(format!("cannot save the run: {error}"))));
     }
     ServerError::Unsaved(error)
 }

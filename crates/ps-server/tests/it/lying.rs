@@ -67,7 +67,7 @@ fn a_worker_that_sends_wrong_sums_is_banned_and_changes_no_bit() {
         let error = liar.finish().unwrap_err();
         assert_eq!(error.exit_code(), 42);
         let WorkerError::Banned(why) = error else { panic!("{error}") };
-        assert!(why.contains("is not what they give"), "{why}");
+        assert!(why.contains("is wrong"), "{why}");
         honest.into_iter().for_each(|worker| assert_eq!(worker.finish().unwrap(), Ended::Done));
     }
 }
@@ -112,7 +112,7 @@ fn a_ban_follows(server: &Security, liar: &Security, honest: &Security) -> Ban {
     for name in ["honest", "another"] {
         let again = Worker::start_with(with(&server, folder.path(), name, liar)).finish().unwrap_err();
         assert_eq!(again.exit_code(), 42, "{again}");
-        assert!(again.to_string().contains("a worker with this credential has sent a sum"), "{again}");
+        assert!(again.to_string().contains("a worker with this credential sent a wrong sum"), "{again}");
     }
     let worker = Worker::start_with(with(&server, folder.path(), "honest", honest));
     let bans = server.finish_at_reference();
@@ -195,7 +195,7 @@ fn a_credential_admits_one_worker_at_a_time() {
     let patience = Duration::from_millis(300);
     let second = WorkerOptions { patience, ..with(&server, folder.path(), "second", &a) };
     let error = Worker::start_with(second).finish().unwrap_err();
-    assert!(error.to_string().contains("another worker takes part with the same credential"), "{error}");
+    assert!(error.to_string().contains("another worker is connected with the same credential"), "{error}");
     let second = Worker::start_with(with(&server, folder.path(), "second", &b));
     server.finish_at_reference();
     [first, second].into_iter().for_each(|worker| assert_eq!(worker.finish().unwrap(), Ended::Done));

@@ -161,7 +161,7 @@ fn incompatible_workers_are_refused_when_they_join() {
         let request = v1::JoinRequest { protocol_version: 7, build: "py 0.2".into(), ..Default::default() };
         let status = client.join(request).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
-        assert!(status.message().contains("version 6, the worker (py 0.2) 7"), "{status}");
+        assert!(status.message().contains("version 6, but the worker (py 0.2) speaks 7"), "{status}");
 
         let request = v1::JoinRequest {
             protocol_version: ps_proto::limits::PROTOCOL_VERSION,

@@ -76,7 +76,7 @@ function result({ about, files, over, phase, summary }) {
   const rows = summary ? [
     ["Training time", time(summary.seconds)],
     ["Throughput", `${count(summary.samples_per_second)} samples/s`],
-    ["Slowest worker", summary.slowest && `${summary.slowest.worker}: steps waited ${time(summary.slowest.waited_seconds)} for it alone`],
+    ["Slowest worker", summary.slowest && `${summary.slowest.worker}: steps waited ${time(summary.slowest.waited_seconds)} for this worker alone`],
     ["Step size", summary.steps_taken && summary.steps_taken.verdict],
     ["Weights SHA-256", summary.weights_sha256],
   ] : [];

@@ -133,8 +133,7 @@ async fn guard(State(dashboard): State<Dashboard>, request: Request, next: Next)
             }
         }
         None if !is_plain(headers) => {
-            let told = "open this page by its address or as localhost; by another name it is shown only where the \
-                        server asks for a token (--token-file)\n";
+            let told = "open this page by its IP address or as localhost; other host names need a server with --token-file\n";
             return (StatusCode::FORBIDDEN, told).into_response();
         }
         None => {}
@@ -277,7 +276,7 @@ async fn result(State(dashboard): State<Dashboard>, Named(file): Named<String>) 
     let opened =
         ps_host::open(&folder.join(file)).and_then(|content| Ok((content.metadata()?.len(), content)));
     let Ok((size, content)) = opened else {
-        return (StatusCode::NOT_FOUND, format!("{file} has not been written\n")).into_response();
+        return (StatusCode::NOT_FOUND, format!("{file} has not been written yet\n")).into_response();
     };
     // The metrics file may grow while it is sent, but must not exceed the length in the header.
     let content = tokio::fs::File::from_std(content).take(size);

@@ -84,7 +84,7 @@ fn state(snapshot: &RunSnapshot) -> String {
     };
     let [made, planned] = [snapshot.steps, snapshot.about.steps].map(|steps| grouped(steps as f64));
     match snapshot.phase {
-        Phase::Starting if snapshot.activity.is_empty() => "the first step has not begun yet".into(),
+        Phase::Starting if snapshot.activity.is_empty() => "the first step has not started yet".into(),
         Phase::Starting | Phase::Finishing => waiting(),
         Phase::Training => {
             let resumed = (snapshot.resumed_at > 0)
@@ -115,7 +115,7 @@ fn state(snapshot: &RunSnapshot) -> String {
         Phase::Failed => {
             format!(
                 "{} ({made} of {planned} steps completed)",
-                snapshot.failure.as_deref().unwrap_or("no reason is known")
+                snapshot.failure.as_deref().unwrap_or("unknown reason")
             )
         }
     }
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_state_text_describes_progress_and_ending() {
-        assert_eq!(words(|_| ()), "the first step has not begun yet");
+        assert_eq!(words(|_| ()), "the first step has not started yet");
         let starting = words(|snapshot| {
             (snapshot.activity, snapshot.waited) =
                 ("step 0 waits for workers".into(), Duration::from_secs(75));
