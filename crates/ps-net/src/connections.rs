@@ -135,7 +135,7 @@ mod tests {
         let mut held: Vec<Permit> = (0..2).map(|_| connections.admit(address(1)).unwrap()).collect();
         // The same address, mapped to IPv6.
         held.push(connections.admit(Some("::ffff:10.0.0.1".parse().unwrap())).unwrap());
-        assert!(connections.admit(address(1)).unwrap_err().contains("3 connections from there"));
+        assert!(connections.admit(address(1)).unwrap_err().contains("limit of 3 connections from one"));
         let other = connections.admit(address(2)).unwrap();
         drop(held);
         assert_eq!((connections.count(), lock(&connections.open).by_address.len()), (1, 1));

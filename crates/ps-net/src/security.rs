@@ -277,7 +277,7 @@ mod tests {
             ),
             (tokens(short.as_path()), "line 2 has 3 characters"),
             (tokens(none.as_path()), "no token"),
-            (tokens(space.as_path()), "line 1 holds something else than"),
+            (tokens(space.as_path()), "line 1 contains spaces"),
             (tokens("/nowhere/token".as_ref()), "/nowhere/token: No such"),
             (tokens(folder.path()), "this is a directory"),
             (tokens(long.as_path()), "the file has 2.0 MiB"),

@@ -114,7 +114,7 @@ mod tests {
         assert!(back.contains("since step 4, so the run went back to step 2"), "{back}");
         assert!(back.ends_with("the token on line 3 is banned"), "{back}");
         let kept = Ban { since: Some(4), ..ban() }.line();
-        assert!(kept.contains("may be part of the weights since step 4"), "{kept}");
+        assert!(kept.contains("may contain its wrong sums since step 4"), "{kept}");
     }
 
     #[test]

@@ -104,7 +104,7 @@ mod tests {
         let verdict = |decreases: &[f64]| Diagnosis::of(&probes(decreases)).unwrap().verdict;
         let rising = verdict(&[0.01, 0.012, -0.03, -0.01, 0.001, -0.05]);
         assert!(rising.starts_with(
-            "rate too large since step 21: the loss of its batch rose by 0.0300 where 0.0200 less"
+            "rate too large since step 21: the loss of its batch rose by 0.0300, although it was predicted to fall by 0.0200"
         ));
         assert!(verdict(&[0.01, 0.011, 0.009]).starts_with("rate fits: the loss fell by 50 %"));
         assert!(verdict(&[0.0198, 0.0199, 0.0197]).starts_with("rate could be larger"));

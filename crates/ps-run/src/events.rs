@@ -93,7 +93,7 @@ mod tests {
                     patience: 0,
                     rates: [0.1, 0.05],
                 },
-                "the validation loss is 0.250000 and did not improve on the best, 0.200000, in this one: \
+                "the validation loss is 0.250000 and did not improve on the best, 0.200000, in this validation: \
                  learning rate 0.1 lowered to 0.05",
             ),
             (

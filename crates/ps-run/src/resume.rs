@@ -309,7 +309,7 @@ initial = 0.1
         assert_eq!(check(Some(moved), &fingerprint(&same), 5, &ours, &fingerprint(&same)), Ok(()));
         let numerics = Fingerprint { numerics: 7, run: "other".into(), ..fingerprint(&same) };
         let text = told(same.clone(), numerics);
-        assert!(text.contains("version 7 of the numerics") && text.contains("version 1"), "{text}");
+        assert!(text.contains("numerics version 7") && text.contains("version 1"), "{text}");
         // A checkpoint that does not contain its run file.
         let unknown = Fingerprint { run: "x".repeat(64), ..fingerprint(&same) };
         let text = check(None, &unknown, 5, &ours, &fingerprint(&same)).unwrap_err();
@@ -363,7 +363,7 @@ initial = 0.1
         );
         refused(&cosine, 2, &longer, "; restore train.epochs = 4, or");
         let shorter = [&cosine[..], &["train.steps=30"]].concat();
-        refused(&cosine, 2, &shorter, "; leave train.steps out, or");
+        refused(&cosine, 2, &shorter, "; remove train.steps, or");
         let cases: [(&str, u64, &str); 4] = [
             ("learning_rate.warmup=25%", 1, r#"learning_rate.warmup = "25%" is a share of the whole run"#),
             (

@@ -291,8 +291,8 @@ mod tests {
         assert_eq!((&checked.worker_name[..], checked.protocol_version), ("a\u{fffd}[2Jb", 7));
         let long = "x".repeat(MAX_NAME_BYTES + 1);
         for (request, expected) in [
-            (v1::JoinRequest { worker_name: long.clone(), ..good.clone() }, "worker_name of 257 bytes"),
-            (v1::JoinRequest { build: long, ..good }, "build of 257 bytes"),
+            (v1::JoinRequest { worker_name: long.clone(), ..good.clone() }, "worker_name has 257 bytes"),
+            (v1::JoinRequest { build: long, ..good }, "build has 257 bytes"),
         ] {
             let text = join_request(request).unwrap_err().to_string();
             assert!(text.contains(expected), "{text}");
@@ -312,7 +312,7 @@ mod tests {
         let old = v1::Hello { protocol_version: 0, ..hello.clone() };
         assert_eq!(send(old), Err(Refusal::Protocol { theirs: 0, build: "test".into() }));
         let long = v1::Hello { worker_name: "x".repeat(257), ..hello.clone() };
-        assert!(send(long).unwrap_err().to_string().contains("worker_name of 257 bytes"));
+        assert!(send(long).unwrap_err().to_string().contains("worker_name has 257 bytes"));
         assert!(send(v1::Hello { fingerprints: None, ..hello }).is_err());
         assert!(first_message(v1::FromWorker { message: None }).is_err());
         assert!(worker_message(v1::FromWorker { message: None }, &shape(7)).is_err());
