@@ -16,8 +16,8 @@ pub struct Coefficients {
 /// A linear function of the features: `intercept + Σ coefficient · feature`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearFunction {
-    /// The class whose logit this is. With two classes, it is the second one. `None` for values, and for counts,
-    /// where the function is the logarithm of the rate.
+    /// The class whose logit this is. With two classes, it is the second one. `None` for values, and for
+    /// counts, where the function is the logarithm of the rate.
     pub class: Option<String>,
     /// The function's value where all features are 0.
     pub intercept: f64,

@@ -171,8 +171,8 @@ impl Model {
         Evaluation { measures: Measures::new(&metric_sums, self.class_names()), scores }
     }
 
-    /// The coefficients of a linear, logistic, softmax or Poisson regression, in the units of the data; `None`
-    /// for a model with hidden layers.
+    /// The coefficients of a linear, logistic, softmax or Poisson regression, in the units of the data;
+    /// `None` for a model with hidden layers.
     pub fn coefficients(&self) -> Option<Coefficients> {
         let Inner { network, weights, about, .. } = &*self.0;
         coefficients::coefficients(network, weights, &about.encoding)

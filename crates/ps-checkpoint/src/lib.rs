@@ -41,6 +41,7 @@ pub struct Snapshot {
     pub progress: Progress,
     /// The flat parameter vector, `[parameters]`.
     pub weights: Vec<f32>,
-    /// The other vectors of the run's state, `[vectors, parameters]`, in the order of [`StoreOptions::state`].
+    /// The other vectors of the run's state, `[vectors, parameters]`, in the order of
+    /// [`StoreOptions::state`].
     pub state: Vec<f32>,
 }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// Sums over samples from which loss, accuracy, errors per class and R² are computed.
 ///
-/// The sums of different samples are combined with [`MetricSums::add`]. To reproduce a run's bits, they must be
-/// added in the order of the step's tree.
+/// The sums of different samples are combined with [`MetricSums::add`]. To reproduce a run's bits, they must
+/// be added in the order of the step's tree.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MetricSums {
     /// Number of samples counted.

@@ -105,7 +105,8 @@ fn vectorized<R>(loops: impl FnOnce() -> R) -> R {
     Kernel::detect().vectorize(loops)
 }
 
-/// Adds `level` pairwise, level by level, until one sum is left; an odd last one goes to the next level unchanged.
+/// Adds `level` pairwise, level by level, until one sum is left; an odd last one goes to the next level
+/// unchanged.
 fn sum_levels<T: Clone>(mut level: Vec<T>, add: impl Fn(&mut T, &T)) -> Option<T> {
     while level.len() > 1 {
         let pairs = level.chunks(2).map(|pair| {

@@ -18,8 +18,8 @@ use std::sync::Arc;
 /// Encodes and preprocesses further data in the same way as the training data.
 ///
 /// Created by [`Loaded::encoder`](crate::Loaded::encoder), or by deserializing one that was saved.
-/// Deserialization checks everything that encoding relies on, so that an encoder from a forged file is as good
-/// as any other. A source with other columns, categories or classes than the training data is an error.
+/// Deserialization checks everything that encoding relies on, so that an encoder from a forged file is as
+/// good as any other. A source with other columns, categories or classes than the training data is an error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Saved", into = "Saved")]
 pub struct Encoder {

@@ -5,8 +5,8 @@ use std::ops::Range;
 /// Version of the contract in `proto/downhill/v1`; both sides must use the same.
 pub const PROTOCOL_VERSION: u32 = 6;
 
-/// Longest message that is accepted. A chunk has at most 1 MiB; the rest leaves room for the metric sums of many
-/// classes and for the run file. A longer message is refused before memory is allocated for it.
+/// Longest message that is accepted. A chunk has at most 1 MiB; the rest leaves room for the metric sums of
+/// many classes and for the run file. A longer message is refused before memory is allocated for it.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
 /// Longest chunk of a tensor, in bytes: with its header it still fits into one frame.

@@ -44,8 +44,8 @@ pub struct AboutWeights {
     /// SHA-256 of the data that determined the encoding, see [`ps_data::Loaded::training_fingerprint`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training_data: Option<String>,
-    /// How samples are encoded and preprocessed. Files of earlier versions do not contain it: the encoding then
-    /// follows from `arrays` or from the training data, which has to be read again.
+    /// How samples are encoded and preprocessed. Files of earlier versions do not contain it: the encoding
+    /// then follows from `arrays` or from the training data, which has to be read again.
     #[serde(default)]
     pub encoding: Option<Encoder>,
     /// In files of earlier versions, how samples are encoded if the run was trained on arrays.

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 /// Hold the weights of a run and apply the gradients that workers compute
 ///
-/// Workers connect to this server with ps-worker. With --shard, several servers each hold a part of the weights.
+/// Workers connect to this server with ps-worker. With --shard, several servers each hold a part of the
+/// weights.
 #[derive(Parser)]
 #[command(name = "ps-server", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Arguments {
@@ -20,21 +21,22 @@ pub struct Arguments {
 
     /// Address to listen on: HOST:PORT or unix:PATH
     ///
-    /// With port 0, the system chooses a free port, which is then printed. A Unix socket serves workers on the same machine.
+    /// With port 0, the system chooses a free port, which is then printed. A Unix socket serves workers on
+    /// the same machine.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4370", env = "DOWNHILL_LISTEN")]
     pub listen: String,
 
     /// Resume a run that was ended with 'downhill stop'
     ///
-    /// Without this flag, a server that is started in the folder of such a run exits with code 3 again. Other runs resume without
-    /// it.
+    /// Without this flag, a server that is started in the folder of such a run exits with code 3 again. Other
+    /// runs resume without it.
     #[arg(long)]
     pub resume: bool,
 
     /// Do not exit when the run is done; wait for SIGTERM
     ///
-    /// The live page and the metrics remain available, and workers that connect late learn that the run is done. This is
-    /// for supervisors that would otherwise restart the server.
+    /// The live page and the metrics remain available, and workers that connect late learn that the run is
+    /// done. This is for supervisors that would otherwise restart the server.
     #[arg(long, alias = "stay")]
     pub linger: bool,
 
@@ -77,18 +79,19 @@ pub struct Arguments {
 
     /// Share of gradient sums to check with a second worker
     ///
-    /// From 0 for none to 1 for all. The second worker computes the same sums, and the server compares the bits. A worker that sent a wrong sum is banned,
-    /// and the step is made without it. Checking costs this share of additional computation, and new weights are sent only
-    /// once a step is complete. Not supported with sharded weights.
+    /// From 0 for none to 1 for all. The second worker computes the same sums, and the server compares the
+    /// bits. A worker that sent a wrong sum is banned, and the step is made without it. Checking costs this
+    /// share of additional computation, and new weights are sent only once a step is complete. Not supported
+    /// with sharded weights.
     #[arg(long, value_name = "R", default_value_t = 0.0, value_parser = parse_fraction, conflicts_with_all = ["shard", "shards_colocated"],
           help_heading = "Workers")]
     pub audit: f64,
 
     /// Exit with 0 even if the weights may hold wrong sums
     ///
-    /// With an --audit share below 1, a worker that is banned may have sent other wrong sums before. The run then goes back to the
-    /// last checkpoint before the worker's first contribution. If none is kept, the run finishes, but the server exits with 1
-    /// unless this flag is given.
+    /// With an --audit share below 1, a worker that is banned may have sent other wrong sums before. The run
+    /// then goes back to the last checkpoint before the worker's first contribution. If none is kept, the run
+    /// finishes, but the server exits with 1 unless this flag is given.
     #[arg(long, help_heading = "Workers")]
     pub accept_tainted: bool,
 
@@ -132,8 +135,8 @@ pub struct Arguments {
 
     /// Answer gRPC health checks on this address
     ///
-    /// The service "" is serving once the process has started, and downhill.v1.ParameterServer once workers are served.
-    /// Neither TLS nor a token is required.
+    /// The service "" is serving once the process has started, and downhill.v1.ParameterServer once workers
+    /// are served. Neither TLS nor a token is required.
     #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_HEALTH", help_heading = "Monitoring")]
     pub health: Option<String>,
 
@@ -143,22 +146,23 @@ pub struct Arguments {
 
     /// File with secret tokens that allow 'downhill stop' to end the run
     ///
-    /// The format is that of --token-file. Keep these tokens from workers. On a Unix socket, 'downhill stop' needs no token.
+    /// The format is that of --token-file. Keep these tokens from workers. On a Unix socket, 'downhill stop'
+    /// needs no token.
     #[arg(long, value_name = "FILE", env = "DOWNHILL_ADMIN_TOKEN_FILE", help_heading = "Security")]
     pub admin_token_file: Option<PathBuf>,
 
     /// Allow unprotected connections from other machines
     ///
-    /// Allows a --listen address that other machines can reach, without certificates or a token. Every client that can reach
-    /// the address can then take part in the run and read its weights.
+    /// Allows a --listen address that other machines can reach, without certificates or a token. Every client
+    /// that can reach the address can then take part in the run and read its weights.
     #[arg(long, help_heading = "Security")]
     pub insecure: bool,
 
     /// Each worker has its own certificate or token
     ///
-    /// A ban then follows the subject and issuer of the certificate, or the line of the token in --token-file, and a second
-    /// worker with the same one is refused while the first is connected. Without this flag, workers may share credentials, and
-    /// a banned worker can come back.
+    /// A ban then follows the subject and issuer of the certificate, or the line of the token in
+    /// --token-file, and a second worker with the same one is refused while the first is connected. Without
+    /// this flag, workers may share credentials, and a banned worker can come back.
     #[arg(long, help_heading = "Security")]
     pub individual_credentials: bool,
 

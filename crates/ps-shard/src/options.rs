@@ -63,8 +63,8 @@ impl Default for ServerOptions {
 /// How the weights are split among processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardLayout {
-    /// Number of ranges, including the coordinator's. Each consists of whole chunks, and their sizes differ as
-    /// little as possible.
+    /// Number of ranges, including the coordinator's. Each consists of whole chunks, and their sizes differ
+    /// as little as possible.
     pub shards: u32,
     /// Whether the coordinator keeps the first range; otherwise the other shards keep all.
     pub coordinator_keeps: bool,

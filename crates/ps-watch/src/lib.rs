@@ -93,7 +93,8 @@ pub fn show(options: &WatchArgs, job: &Job, past: &PastRun, gate: Option<Gate>) 
 }
 
 impl WatchHandle {
-    /// Serves the state on `run_state` and the results in `folder`. Also returns their URLs, as lines to show.
+    /// Serves the state on `run_state` and the results in `folder`. Also returns their URLs, as lines to
+    /// show.
     fn of(
         options: &WatchArgs,
         run_state: &Arc<RunState>,

@@ -24,7 +24,8 @@ pub struct Arguments {
 
     /// Bind each computing thread to one of these processors, such as 0-3,8
     ///
-    /// Workers on the same machine that are bound to different processors do not slow each other down. Linux only.
+    /// Workers on the same machine that are bound to different processors do not slow each other down. Linux
+    /// only.
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<Processors>,
 
@@ -50,8 +51,8 @@ pub struct Arguments {
 
     /// Allow the server's run file to name data outside --data-root
     ///
-    /// Without this flag, absolute paths and paths that leave the folder are refused, and so are all URLs that --allow-url
-    /// does not permit. With it, the server decides what this worker reads.
+    /// Without this flag, absolute paths and paths that leave the folder are refused, and so are all URLs
+    /// that --allow-url does not permit. With it, the server decides what this worker reads.
     #[arg(long, help_heading = "Data")]
     pub allow_any_path: bool,
 
@@ -92,8 +93,8 @@ pub struct Arguments {
 
     /// Serve Prometheus metrics at http://ADDRESS/metrics
     ///
-    /// Every client that can reach the address can read them; no token is required. If the port is in use, the worker runs
-    /// without metrics.
+    /// Every client that can reach the address can read them; no token is required. If the port is in use,
+    /// the worker runs without metrics.
     #[arg(long, value_name = "ADDRESS", env = "DOWNHILL_METRICS", help_heading = "Monitoring")]
     pub metrics: Option<String>,
 
@@ -103,8 +104,8 @@ pub struct Arguments {
 
     /// Allow unprotected connections from other machines
     ///
-    /// Allows a --shard-listen address that other machines can reach, without certificates or a token. Every client that can
-    /// reach the address can then take part in the run.
+    /// Allows a --shard-listen address that other machines can reach, without certificates or a token. Every
+    /// client that can reach the address can then take part in the run.
     #[arg(long, requires = "host_shard", help_heading = "Security")]
     pub insecure: bool,
 

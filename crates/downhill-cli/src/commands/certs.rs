@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime};
 
 /// Create certificates for mutual TLS between servers and workers
 ///
-/// Writes a private certificate authority, a certificate for the server and one for each worker, each with its key, and prints
-/// the flags to use them. Existing files are not overwritten.
+/// Writes a private certificate authority, a certificate for the server and one for each worker, each with
+/// its key, and prints the flags to use them. Existing files are not overwritten.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -41,7 +41,8 @@ pub(crate) struct Arguments {
 
     /// Allow workers to act as servers too, for 'ps-worker --host-shard'
     ///
-    /// Adds the hosts to the workers' certificates. Without this flag, a worker's certificate cannot be used as a server's.
+    /// Adds the hosts to the workers' certificates. Without this flag, a worker's certificate cannot be used
+    /// as a server's.
     #[arg(long, alias = "with-shards")]
     host_shards: bool,
 }

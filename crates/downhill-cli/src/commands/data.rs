@@ -18,7 +18,8 @@ pub(crate) enum Command {
 
 /// Show what a data source contains
 ///
-/// Shows the number of samples, the features with their ranges, the classes, missing values, and a few images.
+/// Shows the number of samples, the features with their ranges, the classes, missing values, and a few
+/// images.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct InspectArguments {
@@ -28,13 +29,15 @@ pub(crate) struct InspectArguments {
 
     /// Label column of a CSV source, by name or number [default: the last]
     ///
-    /// Numbers start from 0; negative numbers count from the end. For a run file, the default is its data.label.
+    /// Numbers start from 0; negative numbers count from the end. For a run file, the default is its
+    /// data.label.
     #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
     label: Option<String>,
 
     /// Override a key of the run file
     ///
-    /// For a source without a run file, it sets a key, such as data.header=false. The flag can be given several times.
+    /// For a source without a run file, it sets a key, such as data.header=false. The flag can be given
+    /// several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
 

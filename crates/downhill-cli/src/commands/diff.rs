@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 /// Compare two runs: run files, data, results and weights
 ///
-/// A run records a hash of its weights after each of its first steps, and less often later. Runs with the same run file, data and
-/// numerics version must have the same hashes on all machines. Where they do not, the first step that differs shows where to
-/// look.
+/// A run records a hash of its weights after each of its first steps, and less often later. Runs with the
+/// same run file, data and numerics version must have the same hashes on all machines. Where they do not, the
+/// first step that differs shows where to look.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub(crate) struct Arguments {

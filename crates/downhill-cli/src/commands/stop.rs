@@ -10,9 +10,10 @@ use std::process::ExitCode;
 
 /// End a run on a server for good, with its results so far saved
 ///
-/// The server saves the run; then server, shards and workers exit with code 3, so that supervisors do not restart them. A server
-/// that is started again in the same folder exits with code 3, too, until it is started with --resume. To stop a server for a
-/// while, send it SIGTERM instead: workers and shards then wait for it to be started again.
+/// The server saves the run; then server, shards and workers exit with code 3, so that supervisors do not
+/// restart them. A server that is started again in the same folder exits with code 3, too, until it is
+/// started with --resume. To stop a server for a while, send it SIGTERM instead: workers and shards then wait
+/// for it to be started again.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {

@@ -11,13 +11,13 @@ use ps_plan::Node;
 /// gradient first, so that communication overlaps with computation in both directions. All calls come
 /// from one thread.
 pub trait Flow {
-    /// Waits until the first `needed` parameters have arrived. Returns how many have, and the vector of all of
-    /// them, `[parameters]`, rounded to the model's precision; only the arrived part is valid. Returns `None`
-    /// if the rest will not arrive.
+    /// Waits until the first `needed` parameters have arrived. Returns how many have, and the vector of all
+    /// of them, `[parameters]`, rounded to the model's precision; only the arrived part is valid. Returns
+    /// `None` if the rest will not arrive.
     fn weights(&mut self, needed: usize) -> Option<(usize, &[f32])>;
 
-    /// Starts the next node of those that cover the leaves, and returns where to write its metric sums. Nodes are
-    /// numbered from 0 in the order of these calls.
+    /// Starts the next node of those that cover the leaves, and returns where to write its metric sums. Nodes
+    /// are numbered from 0 in the order of these calls.
     fn node(&mut self, node: Node) -> &mut MetricSums;
 
     /// The unfinished part of a node's gradient: all elements before the `from` of
@@ -30,8 +30,8 @@ pub trait Flow {
         *self.node(node) = metric_sums;
     }
 
-    /// All elements of a node's gradient from `from` on are final. The node's metric sums are final from the first
-    /// of these calls on.
+    /// All elements of a node's gradient from `from` on are final. The node's metric sums are final from the
+    /// first of these calls on.
     fn finished(&mut self, number: usize, from: usize);
 }
 

@@ -86,8 +86,8 @@ macro_rules! optimizers {
     ($($(#[$doc:meta])* $module:ident::$name:ident,)*) => {
         $(pub use $module::$name;)*
 
-        /// The optimizers, with their settings. To add one, write a file that implements `UpdateRule` and add a
-        /// line to the list.
+        /// The optimizers, with their settings. To add one, write a file that implements `UpdateRule` and add
+        /// a line to the list.
         #[derive(Clone, Copy, Debug, PartialEq)]
         pub enum Optimizer {
             $($(#[$doc])* $name($name),)*

@@ -36,8 +36,8 @@ struct Inspection {
 }
 
 impl WeightInspector {
-    /// Starts the thread that inspects the weights of `job`. Results go to `run_state`, and to `tensorboard` if
-    /// there is an event file.
+    /// Starts the thread that inspects the weights of `job`. Results go to `run_state`, and to `tensorboard`
+    /// if there is an event file.
     pub(crate) fn start(
         job: &Job,
         tensorboard: Option<TensorBoard>,

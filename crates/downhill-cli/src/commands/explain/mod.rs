@@ -23,12 +23,14 @@ const NAME: usize = 24;
 
 /// Explain the output and the gradient for one sample
 ///
-/// For a sample of a table (CSV or LIBSVM), lists the columns that contribute most to the output before the head: weight ×
-/// input, where the contributions and the bias sum to the output, or gradient × input if the model has hidden layers.
+/// For a sample of a table (CSV or LIBSVM), lists the columns that contribute most to the output before the
+/// head: weight × input, where the contributions and the bias sum to the output, or gradient × input if the
+/// model has hidden layers.
 ///
-/// For any sample, computes the gradient of its loss, and shows the outputs beside their targets. Then lists, layer by layer
-/// from the last to the first, the biases, weights and activations with the largest gradients and the direction in which they
-/// would have to change. Activations cannot be changed directly: their gradient is what propagates to the layer before.
+/// For any sample, computes the gradient of its loss, and shows the outputs beside their targets. Then lists,
+/// layer by layer from the last to the first, the biases, weights and activations with the largest gradients
+/// and the direction in which they would have to change. Activations cannot be changed directly: their
+/// gradient is what propagates to the layer before.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -52,7 +54,8 @@ pub(crate) struct Arguments {
 
     /// Also draw a picture to this .png or .svg file, which is overwritten
     ///
-    /// For tables, it shows the contributions as bars; for images, in which direction each pixel would have to change.
+    /// For tables, it shows the contributions as bars; for images, in which direction each pixel would have
+    /// to change.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 

@@ -19,9 +19,9 @@ use sweep::{Proposal, Sweep};
 
 /// Find a learning rate by trying increasing ones in a short run
 ///
-/// Trains from the initial weights with a rate that grows by the same factor at each step (the range test of Smith 2017),
-/// draws the loss over the rate, and proposes a rate. The trained weights are discarded. The run file's schedule, early
-/// stopping and guard are ignored.
+/// Trains from the initial weights with a rate that grows by the same factor at each step (the range test of
+/// Smith 2017), draws the loss over the rate, and proposes a rate. The trained weights are discarded. The run
+/// file's schedule, early stopping and guard are ignored.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
 pub(crate) struct Arguments {

@@ -23,8 +23,8 @@ use tempfile::TempDir;
 
 /// Train a model with server and worker processes on this machine
 ///
-/// Starts ps-server and the workers, prefixes each line of their output with the name of the process, and ends with the
-/// server's summary. The weights are bit-identical to those of 'downhill train'.
+/// Starts ps-server and the workers, prefixes each line of their output with the name of the process, and
+/// ends with the server's summary. The weights are bit-identical to those of 'downhill train'.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
 pub(crate) struct Arguments {
@@ -41,14 +41,15 @@ pub(crate) struct Arguments {
 
     /// Do not bind the workers' threads to processors
     ///
-    /// By default, the threads are bound if their number equals the number of processors, so that no worker waits for another.
+    /// By default, the threads are bound if their number equals the number of processors, so that no worker
+    /// waits for another.
     #[arg(long)]
     no_pin: bool,
 
     /// Shard the weights over S servers, or over the workers
     ///
-    /// With 'colocated', each worker process also holds a shard. If a process that holds weights dies, the run goes back to
-    /// its last checkpoint.
+    /// With 'colocated', each worker process also holds a shard. If a process that holds weights dies, the
+    /// run goes back to its last checkpoint.
     #[arg(long, value_name = "S|colocated", default_value = "1", value_parser = shards)]
     shards: Shards,
 

@@ -85,7 +85,8 @@ impl SupervisedProcess {
         Ok(())
     }
 
-    /// Checks whether the process has ended, and schedules a restart if `may_restart` is set and a restart may help.
+    /// Checks whether the process has ended, and schedules a restart if `may_restart` is set and a restart
+    /// may help.
     pub(super) fn supervise(&mut self, may_restart: bool) -> Result<(), Failure> {
         match &mut self.state {
             State::Running(child) => {

@@ -14,12 +14,12 @@ use std::process::ExitCode;
 
 /// Draw the curves of runs
 ///
-/// Draws the loss, the accuracy or R², and the learning rate of one or several runs into one picture, with marks where the guard,
-/// a plateau or early stopping intervened. For runs with train.probe_every, it also draws the predicted and actual decrease of
-/// the loss. The runs may still be training.
+/// Draws the loss, the accuracy or R², and the learning rate of one or several runs into one picture, with
+/// marks where the guard, a plateau or early stopping intervened. For runs with train.probe_every, it also
+/// draws the predicted and actual decrease of the loss. The runs may still be training.
 ///
-/// The bold curve of a loss or an accuracy smooths the pale one behind it. If one run is much longer than another, the axis of
-/// steps is logarithmic, so that both can be read; --x-axis overrides this.
+/// The bold curve of a loss or an accuracy smooths the pale one behind it. If one run is much longer than
+/// another, the axis of steps is logarithmic, so that both can be read; --x-axis overrides this.
 ///
 /// With --valley, draws the loss around the weights of one finished run instead: along the gradient at its first and last
 /// weights, and over a plane through the path of the weights between its checkpoints. For a finer path, train with

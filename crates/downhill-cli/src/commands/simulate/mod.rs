@@ -14,8 +14,9 @@ use std::process::ExitCode;
 
 /// Predict the speed of a run with different numbers of workers
 ///
-/// Measures the costs of a step on this machine (gradients of the run's model, summation, sending, waking) and simulates rounds
-/// with them. Each worker and server is assumed to be a machine like this one, with its own network link.
+/// Measures the costs of a step on this machine (gradients of the run's model, summation, sending, waking)
+/// and simulates rounds with them. Each worker and server is assumed to be a machine like this one, with its
+/// own network link.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
 pub(crate) struct Arguments {

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 /// Train a model in this process
 ///
-/// The weights do not depend on --threads, --workers or --reference: their SHA-256, printed last, is the same for all of them
-/// and for 'downhill launch'.
+/// The weights do not depend on --threads, --workers or --reference: their SHA-256, printed last, is the same
+/// for all of them and for 'downhill launch'.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
 pub(crate) struct Arguments {

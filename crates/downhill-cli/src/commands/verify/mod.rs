@@ -18,9 +18,9 @@ use tempfile::TempDir;
 
 /// Kill the processes of a run at random and compare its weights
 ///
-/// Trains once in one process. Then trains the same run with servers and workers that are killed (SIGKILL), paused (SIGSTOP and
-/// SIGCONT) and terminated (SIGTERM) at random, and restarted. Prints the signals and the hashes of the weights, and exits
-/// with 0 if they are the same. This takes less than two minutes.
+/// Trains once in one process. Then trains the same run with servers and workers that are killed (SIGKILL),
+/// paused (SIGSTOP and SIGCONT) and terminated (SIGTERM) at random, and restarted. Prints the signals and the
+/// hashes of the weights, and exits with 0 if they are the same. This takes less than two minutes.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {

@@ -12,8 +12,8 @@ const ROWS: usize = 100;
 
 /// Finds the separator of `bytes`.
 ///
-/// A separator fits if it cuts each of the first [`ROWS`] rows into the same number of cells, at least two. The
-/// only one that fits is the separator. If none fits, it is the one that cuts the first row into the most
+/// A separator fits if it cuts each of the first [`ROWS`] rows into the same number of cells, at least two.
+/// The only one that fits is the separator. If none fits, it is the one that cuts the first row into the most
 /// cells, so that the error about the rows that differ is about that separator.
 ///
 /// # Errors
@@ -89,8 +89,8 @@ pub(super) fn is_comment(first: Option<&[u8]>, cells: usize) -> bool {
 
 /// The number of bytes and lines that the comments at the beginning of `bytes` take.
 ///
-/// Comments begin with `#`, `%` or `|`. Such lines directly above the first line that begins otherwise are rows
-/// if they have as many cells as that line.
+/// Comments begin with `#`, `%` or `|`. Such lines directly above the first line that begins otherwise are
+/// rows if they have as many cells as that line.
 pub(super) fn comments(bytes: &[u8], separator: u8) -> (usize, u64) {
     let cells = |bytes: &[u8]| {
         let mut record = csv::ByteRecord::new();
