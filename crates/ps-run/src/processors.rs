@@ -125,7 +125,7 @@ mod tests {
         }
         for wrong in ["", "a", "3-1", "1-", "-1", "1,,2", "0-99999999999"] {
             let refused = wrong.parse::<Processors>();
-            assert!(refused.is_err_and(|why| why.contains("is no processor")), "{wrong}");
+            assert!(refused.is_err_and(|why| why.contains("expected processor numbers")), "{wrong}");
         }
     }
 
