@@ -53,7 +53,7 @@ enum Input {
 const EXAMPLES: &str = "\
 Examples:
   downhill export runs/digits-1 --format onnx --output digits.onnx
-  downhill export runs/people-1 --format onnx --input features --output people.onnx";
+  downhill export runs/digits-1 --input features --output features.onnx";
 
 /// Writes the file.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
