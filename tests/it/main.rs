@@ -29,6 +29,7 @@ mod scores;
 mod step_size;
 mod stores;
 mod strangers;
+mod tables;
 mod terminal;
 mod truth;
 mod watching;

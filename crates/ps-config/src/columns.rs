@@ -158,21 +158,22 @@ impl Setting for Columns {
     }
 
     fn write(&self) -> Option<String> {
-        let entries = self.iter().map(|(name, column)| format!("{} = {}", key(name), written(column)));
+        let entries =
+            self.iter().map(|(name, column)| format!("{} = {}", column_key(name), column_settings(column)));
         let entries = entries.collect::<Vec<_>>().join(", ");
         (!entries.is_empty()).then(|| format!("{{ {entries} }}"))
     }
 }
 
-/// Formats the name of a column as a key.
-fn key(name: &str) -> String {
+/// Formats the name of a column as a key of a TOML table.
+pub fn column_key(name: &str) -> String {
     let table = toml::Table::from_iter([(name.to_owned(), true.into())]);
     let text = toml::Value::Table(table).to_string();
     text.trim_start_matches("{ ").trim_end_matches(" = true }").to_owned()
 }
 
-/// Formats an entry: as a string if it has only a kind, otherwise as a table.
-fn written(column: &ColumnConfig) -> String {
+/// Formats the entry of a column in TOML: as a string if it has only a kind, otherwise as a table.
+pub fn column_settings(column: &ColumnConfig) -> String {
     let ColumnConfig { kind, fill, scale, clip, min_count, parts, format } = column;
     if let Some(kind) = kind
         && *column == ColumnConfig::from(*kind)

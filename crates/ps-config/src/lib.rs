@@ -25,6 +25,7 @@ mod tables;
 mod time;
 
 pub use args::{CheckpointArgs, DataArgs, OutArgs, RunArgs, WatchArgs};
+pub use columns::{column_key, column_settings};
 pub use difference::Difference;
 pub use error::{ConfigError, Location};
 pub use log::{LogArgs, LogFormat};

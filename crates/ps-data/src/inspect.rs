@@ -1,7 +1,7 @@
 //! Describes the contents of a source, so that a person can check it before training.
 
 use crate::arrays::NamedArrays;
-use crate::column_config::ColumnKind;
+use crate::column_config::{ColumnConfig, ColumnKind};
 use crate::config::DataConfig;
 use crate::dataset::Image;
 use crate::dialect::Separator;
@@ -13,10 +13,11 @@ use crate::format::Source;
 use crate::format::csv::Options;
 use crate::format::libsvm::Sparse;
 use crate::progress::{NoProgress, ReadContext};
+use crate::proposal;
 use crate::raw::{Pixels, Raw};
 use crate::syntax::Cell;
 use crate::table::Table;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Maximum number of images in an inspection.
@@ -45,6 +46,8 @@ pub struct Inspection {
     pub range: Option<[f32; 2]>,
     /// The columns of a table other than the label.
     pub columns: Vec<ColumnSummary>,
+    /// Settings of the source that are proposed, apart from those of its columns.
+    pub proposed: SourceProposal,
     /// The labels; `None` if there are none.
     pub labels: Option<LabelSummary>,
     /// Height and width, if the samples are images.
@@ -66,8 +69,25 @@ pub struct ColumnSummary {
     pub range: Option<[f32; 3]>,
     /// How often each string occurs; empty for a numeric column.
     pub texts: BTreeMap<String, usize>,
+    /// Number of different strings among the cells that are not missing.
+    pub distinct: usize,
+    /// The first cell that is not missing.
+    pub example: Option<String>,
     /// What the column would become in training.
     pub becomes: ColumnUse,
+    /// The settings that are proposed for the column.
+    pub proposed: ColumnConfig,
+    /// What the user should look at: probable identifiers, and columns that alone predict the label.
+    pub warnings: Vec<String>,
+}
+
+/// Settings of a table that are proposed, if they would help.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceProposal {
+    /// Strings that may stand for missing cells.
+    pub missing_values: Vec<String>,
+    /// Whether numbers seem to be written with decimal commas.
+    pub has_decimal_commas: bool,
 }
 
 /// What a column would become in training.
@@ -133,6 +153,7 @@ fn empty() -> Inspection {
         non_zero: None,
         range: None,
         columns: Vec::new(),
+        proposed: SourceProposal::default(),
         labels: None,
         image: None,
         images: Vec::new(),
@@ -188,7 +209,22 @@ fn of_sparse(sparse: &Sparse) -> Inspection {
 
 fn of_table(table: &Table, label: usize, config: &DataConfig) -> Inspection {
     let others = (0..table.width()).filter(|&column| column != label);
-    let columns: Vec<ColumnSummary> = others.map(|column| column_summary(table, column, config)).collect();
+    let mut proposed = SourceProposal::default();
+    let columns: Vec<ColumnSummary> = others
+        .map(|column| {
+            let proposal = proposal::propose(table, column, config);
+            proposed.missing_values.extend(proposal.markers);
+            proposed.has_decimal_commas |= proposal.has_decimal_commas;
+            let leak = proposal::leak(table, column, label);
+            ColumnSummary {
+                proposed: proposal.column,
+                warnings: proposal.warnings.into_iter().chain(leak).collect(),
+                ..column_summary(table, column, config)
+            }
+        })
+        .collect();
+    proposed.missing_values.sort();
+    proposed.missing_values.dedup();
     let numbers = columns.iter().filter(|column| column.becomes == ColumnUse::Number);
     let ranges = numbers.filter_map(|column| column.range);
     let range = ranges.map(|[low, _, high]| [low, high]);
@@ -198,6 +234,7 @@ fn of_table(table: &Table, label: usize, config: &DataConfig) -> Inspection {
         features: columns.len(),
         range: range.reduce(|all, one| [all[0].min(one[0]), all[1].max(one[1])]),
         columns,
+        proposed,
         labels: with_table_labels(table, label, |labels| label_summary(table.header[label].clone(), labels)),
         ..empty()
     }
@@ -217,13 +254,20 @@ fn column_summary(table: &Table, column: usize, config: &DataConfig) -> ColumnSu
     let mut summary =
         ColumnSummary { name: table.header[column].clone(), becomes, ..ColumnSummary::default() };
     let mut values = Values::default();
+    let mut distinct = BTreeSet::new();
     for row in 0..table.rows() {
-        match table.value(row, column) {
+        let cell = table.value(row, column);
+        if cell != Cell::Missing {
+            summary.example.get_or_insert_with(|| table.cell(row, column).to_owned());
+            distinct.insert(table.cell(row, column));
+        }
+        match cell {
             Cell::Missing => summary.missing += 1,
             Cell::Number(value) if declared != Some(ColumnKind::Category) => values.add(value),
             _ => *summary.texts.entry(table.cell(row, column).into()).or_default() += 1,
         }
     }
+    summary.distinct = distinct.len();
     summary.numbers = values.count;
     summary.range = values.range();
     summary

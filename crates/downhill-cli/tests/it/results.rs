@@ -258,11 +258,54 @@ fn training_and_inspect_report_the_number_of_categories() {
     place.write("headless.csv", "red,1\nblue,2\n");
     let refused = place.fail("data inspect csv:headless.csv", 1);
     assert!(
-        refused.contains("headless.csv:1: the first row may be data") && refused.contains("data.header"),
+        refused.contains("headless.csv:1: cannot tell whether the first row is a header")
+            && refused.contains("data.header"),
         "{refused}"
     );
     let [stdout, _] = place.succeed("data inspect csv:headless.csv --set data.header=false");
     assert!(stdout.contains("samples    2"), "{stdout}");
+}
+
+#[test]
+fn inspect_proposes_settings_and_writes_them_to_a_new_file() {
+    let place = TestDir::new();
+    let row = |row: usize| {
+        let (kind, class) = if row.is_multiple_of(3) { ("u", "no") } else { ("v", "yes") };
+        let price = if row == 7 { String::new() } else { format!("{}.5", row * row % 31) };
+        let size = if row == 4 { "-".into() } else { (row * 7 % 11).to_string() };
+        format!(
+            "{row};person {row};2024-{:02}-{:02};{price};{size};{kind};{class}\n",
+            1 + row % 12,
+            1 + row % 28
+        )
+    };
+    let rows = (0..60).map(row).collect::<String>();
+    place.write("people.csv", &format!("id;name;when;price;size;kind;target\n{rows}"));
+    let [stdout, _] = place.succeed("data inspect csv:people.csv --write people.toml");
+    for line in [
+        "  separator  semicolons",
+        "    id: numbers the rows, and is probably an identifier",
+        "    name: 60 distinct strings in 60 cells, probably an identifier or free text",
+        "    size: `-` may stand for a missing value",
+        "    kind: alone predicts the label: 100.0 % of the rows",
+        "label = \"target\"",
+        "id = \"ignore\"  # such as 0; 60 distinct; numbers the rows, and is probably an identifier",
+        "when = { kind = \"date\", parts = [\"month\", \"day\", \"weekday\"] }  # such as 2024-01-01; 60 distinct",
+        "price = { kind = \"number\", fill = \"median\" }  # such as 0.5; 16 distinct; 1 missing",
+    ] {
+        assert!(stdout.lines().any(|shown| shown == line), "{line}\n{stdout}");
+    }
+    let written = fs::read_to_string(place.path("people.toml")).unwrap();
+    assert!(written.contains("kind = \"logistic\"") && written.contains("\"-\""), "{written}");
+    let refused = place.fail("data inspect csv:people.csv --write people.toml", 1);
+    assert!(refused.contains("people.toml"), "{refused}");
+    assert_eq!(fs::read_to_string(place.path("people.toml")).unwrap(), written);
+    place.succeed("train people.toml --out people");
+    // What is settled is proposed again.
+    let [stdout, _] = place.succeed("data inspect people.toml --write again.toml");
+    assert!(stdout.contains("size = { kind = \"number\", fill = \"median\" }  # such as 0; "), "{stdout}");
+    let hash = |file: &str| place.succeed(&format!("train {file} --quiet"))[0].clone();
+    assert_eq!(hash("again.toml"), hash("people.toml"));
 }
 
 #[test]

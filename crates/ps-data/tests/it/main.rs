@@ -6,6 +6,7 @@ mod bad_input;
 mod columns;
 mod common;
 mod dialects;
+mod proposals;
 mod reading;
 mod real_sets;
 mod saving;

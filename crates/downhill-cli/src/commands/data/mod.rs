@@ -1,5 +1,7 @@
 //! `downhill data`: shows the content of data sources.
 
+mod proposal;
+
 use crate::failure::Failure;
 use crate::{drawing, output};
 use ps_config::{DataArgs, RunConfig};
@@ -41,6 +43,12 @@ pub(crate) struct InspectArguments {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
 
+    /// Write a run file with the proposed [data] table; FILE must not exist
+    ///
+    /// For a source, the file also has the other tables that training needs. For a run file, it has those of that file.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+
     #[command(flatten)]
     data: DataArgs,
 }
@@ -50,6 +58,7 @@ Examples:
   downhill data inspect digits:
   downhill data inspect csv:housing.csv --label median_house_value
   downhill data inspect csv:people.csv --set data.columns.name=ignore
+  downhill data inspect csv:people.csv --write people.toml
   downhill data inspect idx:images.gz,labels.gz
   downhill data inspect examples/digits.toml";
 
@@ -65,13 +74,14 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
     let Command::Inspect(arguments) = command;
     let path = PathBuf::from(&arguments.what);
     let is_run = path.extension().is_some_and(|ending| ending == "toml");
-    let mut data = if is_run {
-        RunConfig::load(&path, &arguments.sets)?.data
+    let mut run = if is_run {
+        RunConfig::load(&path, &arguments.sets)?
     } else {
         let run = format!("data.train = {}\n{REST}", toml::Value::from(arguments.what.as_str()));
-        RunConfig::parse(&run, &arguments.what, &arguments.sets)?.data
+        RunConfig::parse(&run, &arguments.what, &arguments.sets)?
     };
-    data.label = arguments.label.clone().or(data.label);
+    run.data.label = arguments.label.clone().or(run.data.label);
+    let data = &run.data;
     let validation = match &data.validation {
         Some(Validation::Source(source)) => Some(source.as_str()),
         _ => None,
@@ -83,14 +93,36 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
     ];
     let base = path.parent().filter(|_| is_run).unwrap_or(Path::new(""));
     let mut lines = Vec::new();
+    let mut training = None;
     for (role, source, rows) in sources {
         let Some(source) = source else { continue };
         let data = DataConfig { rows, ..data.clone() };
         let source = ps_fetch::localized(source, &NoProgress)?;
         let found = inspect(&source, &data, arguments.data.root(base))?;
         describe(&found, Some(role).filter(|_| is_run), &mut lines);
+        training.get_or_insert(found);
     }
+    let Some(found) = training.filter(|found| !found.columns.is_empty()) else {
+        output::lines(&lines)?;
+        return match &arguments.write {
+            Some(_) => Err(Failure::Usage("--write proposes the columns of a CSV source only".into())),
+            None => Ok(ExitCode::SUCCESS),
+        };
+    };
+    if !is_run {
+        // Scaled features suit most models, and tables that were already described have their own settings.
+        run.data.standardize = true;
+        run.data.validation.get_or_insert(Validation::Share(0.2));
+    }
+    let proposed = proposal::data_table(&run, &found);
+    lines.extend([String::new(), "proposed settings:".into(), String::new()]);
+    lines.extend(proposed.lines().map(String::from));
     output::lines(&lines)?;
+    if let Some(file) = &arguments.write {
+        proposal::move_sources(&mut run, base, file)?;
+        let proposed = proposal::data_table(&run, &found);
+        proposal::write(file, &proposal::run_file(&run, &proposed, &found, is_run))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -163,10 +195,25 @@ fn describe_columns(columns: &[ColumnSummary], lines: &mut Vec<String>) {
             0 => String::new(),
             missing => format!(", {} missing", grouped(missing as f64)),
         };
-        lines.push(format!("    {:<width$}  {what}{}{missing}", column.name, cells(column)));
+        let example = match &column.example {
+            Some(example) if column.texts.is_empty() => {
+                format!(", {} distinct, such as {example}", grouped(column.distinct as f64))
+            }
+            _ if column.texts.len() > MAX_TEXTS => format!(", {} distinct", grouped(column.distinct as f64)),
+            _ => String::new(),
+        };
+        lines.push(format!("    {:<width$}  {what}{}{example}{missing}", column.name, cells(column)));
     }
     if columns.len() > MAX_COLUMNS {
         lines.push(format!("    and {} more", columns.len() - MAX_COLUMNS));
+    }
+    let warnings = columns
+        .iter()
+        .flat_map(|column| column.warnings.iter().map(|warning| format!("    {}: {warning}", column.name)));
+    let warnings: Vec<String> = warnings.collect();
+    if !warnings.is_empty() {
+        row(lines, "look at:", "");
+        lines.extend(warnings);
     }
     let refused = |column: &ColumnSummary| match &column.becomes {
         ColumnUse::Refused(error) => Some(error.clone()),
