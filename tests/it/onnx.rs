@@ -5,7 +5,7 @@ use downhill::ndarray::{Array2, ArrayView2};
 use downhill::{Dataset, ErrorKind, Labels, Model, OnnxInput, Rows, Run};
 use downhill_tests::{downhill, outside, root, run, shared};
 use ps_core::{Activation, LayerSpec, Samples, model};
-use ps_data::{DataConfig, Features, NoProgress, Split, Task};
+use ps_data::{DataConfig, Features, NewData, NoProgress, Split, Task};
 use ps_plan::seed::{Purpose, Stream};
 use serde_json::json;
 use std::fs;
@@ -73,7 +73,10 @@ impl Models {
     /// Trains on the source of `settings` and adds predictions for the first samples of `source`.
     fn add_source(&mut self, name: &str, settings: &str, source: &str) {
         let model = train(Run::from_toml(settings), name);
-        let split = model.encode(&Dataset::open(source).unwrap(), false, &NoProgress).unwrap().head(SAMPLES);
+        let split = model
+            .encode(&Dataset::open(source).unwrap(), NewData::default(), &NoProgress)
+            .unwrap()
+            .head(SAMPLES);
         let cells = match (&split.dataset().features, source.strip_prefix("csv:")) {
             (_, Some(path)) => Cells::Table(&head_of_csv(&self.folder, name, Path::new(path))),
             (Features::U8(bytes), None) => {
@@ -90,7 +93,7 @@ impl Models {
     fn add_floats(&mut self, name: &str, run: Run, rows: ArrayView2<'_, f32>, labels: impl Into<Labels>) {
         let data = Dataset::from_arrays(rows, labels).unwrap();
         let model = train(run.data(&data), name);
-        let split = model.encode(&data, false, &NoProgress).unwrap();
+        let split = model.encode(&data, NewData::default(), &NoProgress).unwrap();
         self.add(name, &model, &split, Cells::Floats(rows.iter().copied().collect()));
     }
 }
@@ -249,7 +252,7 @@ fn add_generated(models: &mut Models) {
     let bytes = Array2::from_shape_fn((200, 12), |_| random.below(256) as u8);
     let data = Dataset::from_arrays(Rows::from(&bytes), classes(|class| ["a", "b", "c"][class])).unwrap();
     let model = train(Run::from_toml(STEPS).set("model.kind", "softmax").data(&data), "bytes");
-    let split = model.encode(&data, false, &NoProgress).unwrap();
+    let split = model.encode(&data, NewData::default(), &NoProgress).unwrap();
     models.add("bytes", &model, &split, Cells::Bytes(bytes.iter().copied().collect()));
 
     models.add_source(

@@ -7,7 +7,7 @@ use crate::threads::Threads;
 use ndarray::{Array2, ArrayView2};
 use ps_core::scores::most_probable;
 use ps_core::{Gradients, Head, Kernel, Samples, Scores};
-use ps_data::{Encoder, NoProgress, ReadProgress, Split};
+use ps_data::{Encoder, NewData, NoProgress, ReadProgress, Split};
 use ps_onnx::Input as OnnxInput;
 use ps_plan::BatchPlan;
 use ps_run::{AboutModel, Job, Measures, SavedModel, model_path};
@@ -114,11 +114,14 @@ impl Model {
 
     /// Predicts all samples of `data`. Labels are ignored and may be absent.
     ///
+    /// Columns are matched by name. Those that the model does not use are ignored, and a category that is not
+    /// in the training data counts as none of the known ones. A `tracing` event reports both.
+    ///
     /// # Errors
     /// The data cannot be read or does not have the features of the training data.
     pub fn predict(&self, data: &Dataset) -> Result<Predictions, Error> {
         self.0.threads.run(|| {
-            let split = self.encode(data, false, &NoProgress)?;
+            let split = self.read(data, false)?;
             Ok(self.predict_encoded(&split))
         })
     }
@@ -129,7 +132,7 @@ impl Model {
     /// The data cannot be read, lacks features of the training data, has no labels, or has no samples.
     pub fn evaluate(&self, data: &Dataset) -> Result<Evaluation, Error> {
         self.0.threads.run(|| {
-            let split = self.encode(data, true, &NoProgress)?;
+            let split = self.read(data, true)?;
             match split.is_empty() {
                 true => Err(Error::new(ErrorKind::Data, "there is no sample to measure on")),
                 false => Ok(self.evaluate_encoded(&split)),
@@ -137,21 +140,23 @@ impl Model {
         })
     }
 
+    /// Like [`Model::encode`], but logs what is unusual about the data.
+    fn read(&self, data: &Dataset, is_labelled: bool) -> Result<Split, Error> {
+        let split = self.encode(data, NewData { is_labelled, is_strict: false }, &NoProgress)?;
+        split.dataset().all_notes().iter().for_each(|note| tracing::warn!("{note}"));
+        Ok(split)
+    }
+
     /// Reads `data` and encodes its samples like those of the training data.
     #[doc(hidden)]
-    pub fn encode(
-        &self,
-        data: &Dataset,
-        is_labelled: bool,
-        progress: &dyn ReadProgress,
-    ) -> Result<Split, Error> {
+    pub fn encode(&self, data: &Dataset, new: NewData, progress: &dyn ReadProgress) -> Result<Split, Error> {
         let encoder = self.encoder();
         Ok(match &data.0 {
             Content::Source(source) => {
                 refuse_urls([source.as_str()])?;
-                encoder.load(source, is_labelled, Path::new("."), progress)?
+                encoder.load(source, new, Path::new("."), progress)?
             }
-            Content::Arrays(arrays) => encoder.load_arrays(arrays, "arrays", is_labelled)?,
+            Content::Arrays(arrays) => encoder.load_arrays(arrays, "arrays", new.is_labelled)?,
         })
     }
 

@@ -1,6 +1,7 @@
 //! Samples in memory, as they were read.
 
 use crate::date::DatePart;
+use crate::unknown::Unknown;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -130,6 +131,8 @@ pub struct Dataset {
     pub missing: MissingCells,
     /// What the user should know about how the source was read.
     pub notes: Vec<String>,
+    /// What the source contains that the training data does not.
+    pub unknown: Unknown,
 }
 
 /// Which cells of `[samples, features]` were missing before they were filled with means.
@@ -159,6 +162,12 @@ impl MissingCells {
 }
 
 impl Dataset {
+    /// What the user should know about how the source was read, and what it contains that the training data
+    /// does not.
+    pub fn all_notes(&self) -> Vec<String> {
+        [self.notes.clone(), self.unknown.notes(&self.source)].concat()
+    }
+
     /// Number of samples.
     pub(crate) fn samples(&self) -> usize {
         self.features.samples()

@@ -2,15 +2,18 @@
 
 use crate::arrays::Arrays;
 use crate::dataset::{Column, Image, Task};
+use crate::encoding::columns::Columns;
 use crate::encoding::labels::Classes;
 use crate::encoding::{Encoding, Form};
 use crate::error::DataError;
 use crate::format::Source;
+use crate::format::csv::Options;
 use crate::load::NO_ARRAYS;
 use crate::preparation::fill_missing;
 use crate::progress::{ReadContext, ReadProgress};
 use crate::raw::Raw;
 use crate::split::{Preprocessing, Split, Standard};
+use crate::unknown::NewData;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +22,8 @@ use std::sync::Arc;
 ///
 /// Created by [`Loaded::encoder`](crate::Loaded::encoder), or by deserializing one that was saved.
 /// Deserialization checks everything that encoding relies on, so that an encoder from a forged file is as
-/// good as any other. A source with other columns, categories or classes than the training data is an error.
+/// good as any other. A source with other classes than the training data, or without one of its columns, is
+/// an error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Saved", into = "Saved")]
 pub struct Encoder {
@@ -156,35 +160,39 @@ impl Encoder {
         &self.preprocessing
     }
 
-    /// Reads a source with the columns, categories, classes and preprocessing of the training data. If
-    /// `labelled` is `false`, labels are ignored and may be missing (a CSV file without the label column, or
+    /// Reads a source with the columns, categories, classes and preprocessing of the training data. If `new` is
+    /// not labelled, labels are ignored and may be missing (a CSV file without the label column, or
     /// `idx:IMAGES` alone), and [`Split::has_targets`] is `false`.
     pub fn load(
         &self,
         source: &str,
-        labelled: bool,
+        new: NewData,
         root: &Path,
         progress: &dyn ReadProgress,
     ) -> Result<Split, DataError> {
         let context = ReadContext { root, memory: None, arrays: &NO_ARRAYS, progress };
-        let mut options = self.encoding.options();
-        if let (Form::Table(columns), false) = (&self.encoding.form, labelled) {
-            options = options.without_label(columns.label());
-        }
+        let options = self.table(new).map_or_else(|| self.encoding.options(), |(_, options)| options);
         let raw = Source::parse(source)?.read(context, &options)?;
-        self.encode(raw, source, labelled)
+        self.encode(raw, source, new)
+    }
+
+    /// The columns and the options with which tables of new data are read, if the model was trained on a table.
+    pub(crate) fn table(&self, new: NewData) -> Option<(&Columns, Options)> {
+        let Form::Table(columns) = &self.encoding.form else { return None };
+        let options = self.encoding.options();
+        Some((columns, if new.is_labelled { options } else { options.without_label(columns.label()) }))
     }
 
     /// Like [`Encoder::load`], but for arrays with the features of the model. Error messages
     /// call them `name`.
-    pub fn load_arrays(&self, arrays: &Arrays, name: &str, labelled: bool) -> Result<Split, DataError> {
-        self.encode(Raw::Arrays(arrays.clone()), name, labelled)
+    pub fn load_arrays(&self, arrays: &Arrays, name: &str, is_labelled: bool) -> Result<Split, DataError> {
+        self.encode(Raw::Arrays(arrays.clone()), name, NewData { is_labelled, is_strict: false })
     }
 
-    fn encode(&self, raw: Raw, source: &str, labelled: bool) -> Result<Split, DataError> {
+    pub(crate) fn encode(&self, raw: Raw, source: &str, new: NewData) -> Result<Split, DataError> {
         let fill = self.preprocessing.fill.as_deref();
         let missing = self.encoding.missing(fill);
-        let mut dataset = self.encoding.encode(raw, source, &missing, labelled)?;
+        let mut dataset = self.encoding.encode(raw, source, &missing, new.is_labelled, new.tolerance())?;
         fill_missing(&mut dataset, fill);
         Ok(Split::new(Arc::new(dataset), None, Arc::clone(&self.preprocessing)))
     }

@@ -6,6 +6,7 @@
 //! memory; a [`Split`] scales and standardises a row when it writes it.
 
 mod arrays;
+mod blocks;
 mod column_config;
 mod config;
 mod confine;
@@ -18,6 +19,7 @@ mod error;
 mod fingerprint;
 mod format;
 mod inspect;
+mod json_lines;
 mod load;
 mod markers;
 mod number;
@@ -29,8 +31,10 @@ mod split;
 mod statistics;
 mod syntax;
 mod table;
+mod unknown;
 
 pub use arrays::{ArrayLabels, Arrays, NamedArrays};
+pub use blocks::{Block, Kept, RowBlocks, RowFormat};
 pub use column_config::{ColumnConfig, ColumnKind, Fill, Quantile, Scale};
 pub use config::{DataConfig, Missing, Validation};
 pub use confine::{OutsideRoot, confine, is_url};
@@ -45,3 +49,4 @@ pub use load::{Loaded, load, load_arrays, load_from_memory};
 pub use markers::USUAL_MARKERS;
 pub use progress::{NoProgress, ReadProgress};
 pub use split::{Preprocessing, Split, Standard};
+pub use unknown::{NewData, Unknown};

@@ -14,6 +14,7 @@ use crate::preparation;
 use crate::progress::{NoProgress, ReadContext, ReadProgress};
 use crate::raw::Raw;
 use crate::split::{Preprocessing, Split};
+use crate::unknown::Tolerance;
 use ps_plan::SampleOrder;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -52,11 +53,11 @@ pub struct Loaded {
 
 impl Loaded {
     /// What the user should know about how the sources were read.
-    pub fn notes(&self) -> impl Iterator<Item = &str> {
+    pub fn notes(&self) -> impl Iterator<Item = String> {
         // A validation share is part of the training source.
         let validation = self.validation.as_ref().filter(|split| !split.is_of_same_dataset(&self.train));
         let splits = [Some(&self.train), validation, self.test.as_ref()].into_iter().flatten();
-        splits.flat_map(|split| &split.dataset().notes).map(String::as_str)
+        splits.flat_map(|split| split.dataset().all_notes())
     }
 
     /// The columns of the training source without its label, in order. Every source of the run has them.
@@ -126,10 +127,10 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) 
     let mut encoding = Encoding::learn(&mut raw, config, task)?;
     let missing: Vec<Missing> =
         encoding.settings(config).into_iter().map(|(_, settings)| settings.missing()).collect();
-    let mut train = encoding.encode(raw, text, &missing, true)?;
+    let mut train = encoding.encode(raw, text, &missing, true, Tolerance::NOTHING)?;
     let mut next = |wanted: bool| -> Result<Option<Dataset>, DataError> {
         let Some((raw, text)) = wanted.then(|| raws.next()).flatten() else { return Ok(None) };
-        encoding.encode(raw, text, &missing, true).map(Some)
+        encoding.encode(raw, text, &missing, true, Tolerance::CATEGORIES).map(Some)
     };
     let mut validation = next(config.validation_source().is_some())?;
     let mut test = next(config.test.is_some())?;

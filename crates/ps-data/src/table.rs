@@ -18,6 +18,9 @@ const BLOCK: usize = 1024;
 /// The code of a missing cell in a categorical column.
 pub(crate) const MISSING: u32 = u32::MAX;
 
+/// The code of a cell with a category that the training data does not contain.
+pub(crate) const UNSEEN: u32 = u32::MAX - 1;
+
 /// Why the strings of a column do not fit.
 pub(crate) const BLOCK_TOO_LARGE: &str = "a column contains more than 4 GiB of text";
 

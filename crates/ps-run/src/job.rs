@@ -163,7 +163,7 @@ impl Job {
         let columns: Vec<String> = categories.collect();
         let categories =
             (!columns.is_empty()).then(|| format!("categories by column: {}", columns.join(", ")));
-        self.data.notes().map(String::from).chain(categories).collect()
+        self.data.notes().chain(categories).collect()
     }
 
     /// Evaluates `weights` on the training part.

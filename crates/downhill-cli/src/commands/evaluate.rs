@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use crate::output;
 use downhill::{ClassificationScores, Evaluation, Model, Scores};
 use ps_config::{DataArgs, LogArgs};
+use ps_data::NewData;
 use ps_run::{Style, counted, grouped, short};
 use serde_json::json;
 use std::path::PathBuf;
@@ -33,6 +34,12 @@ pub(crate) struct Arguments {
     #[arg(long = "data", value_name = "SOURCE", help_heading = "Data")]
     source: Option<String>,
 
+    /// Refuse columns that the model does not use, and categories that are not in the training data
+    ///
+    /// Without it, such columns are ignored, and such categories count as none of the known ones. A note reports both.
+    #[arg(long, requires = "source", help_heading = "Data")]
+    strict: bool,
+
     /// Print a JSON object with all scores instead of a table
     #[arg(long)]
     json: bool,
@@ -56,7 +63,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (model, evaluations) = match &arguments.source {
         Some(source) => {
             let model = super::open_model(&arguments.run)?;
-            let split = super::read_data(&model, source, true, style)?;
+            let new = NewData { is_labelled: true, is_strict: arguments.strict };
+            let split = super::read_data(&model, source, new, style)?;
             let evaluation = model.evaluate_encoded(&split);
             (model, vec![(source.as_str(), evaluation)])
         }

@@ -27,7 +27,7 @@ use downhill::internal::SavedRun;
 use downhill::{Dataset, Model};
 use ps_config::RunConfig;
 use ps_core::Kernel;
-use ps_data::{ReadProgress, Split};
+use ps_data::{NewData, ReadProgress, Split};
 use ps_run::{DataProgress, Job, JobError, Style};
 use std::path::Path;
 
@@ -56,12 +56,12 @@ fn load(run: RunConfig, root: &Path, progress: &dyn ReadProgress) -> Result<Job,
 }
 
 /// Reads the source of a flag and encodes it for `model`. Relative paths start at the current folder.
-fn read_data(model: &Model, source: &str, is_labelled: bool, style: Style) -> Result<Split, Failure> {
+fn read_data(model: &Model, source: &str, new: NewData, style: Style) -> Result<Split, Failure> {
     let progress = DataProgress::new(style);
     let data = Dataset::open(&ps_fetch::localized(source, &progress)?)?;
-    let split = model.encode(&data, is_labelled, &progress)?;
+    let split = model.encode(&data, new, &progress)?;
     drop(progress);
-    split.dataset().notes.iter().for_each(|line| ps_run::note(style, line));
+    split.dataset().all_notes().iter().for_each(|line| ps_run::note(style, line));
     Ok(split)
 }
 

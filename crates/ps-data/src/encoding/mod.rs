@@ -14,6 +14,7 @@ use crate::format::libsvm::Sparse;
 use crate::raw::Raw;
 use crate::syntax::CellSyntax;
 use crate::table::Table;
+use crate::unknown::{Tolerance, Unknown};
 use columns::{ColumnSettings, Columns};
 use labels::{Classes, Labels};
 use ndarray::Array2;
@@ -255,15 +256,16 @@ impl Encoding {
     }
 
     /// Encodes `raw`; `labelled` says whether to read targets. Cells may be missing where `missing` says so, as
-    /// in [`Encoding::missing`].
+    /// in [`Encoding::missing`], and tables may contain what `tolerance` allows.
     pub(crate) fn encode(
         &self,
         raw: Raw,
         source: &str,
         missing: &[Missing],
         labelled: bool,
+        tolerance: Tolerance,
     ) -> Result<Dataset, DataError> {
-        let mut notes = Vec::new();
+        let (mut notes, mut unknown) = (Vec::new(), Unknown::default());
         if u32::try_from(raw.rows()).is_err() {
             return Err(DataError::unfit(source, "more than 2^32 samples"));
         }
@@ -283,7 +285,8 @@ impl Encoding {
                     let label = label_of(&table, columns.label())?;
                     table.skip_missing(label)?;
                 }
-                let features = columns.encode(&mut table, missing)?;
+                let features;
+                (features, unknown) = columns.encode(&mut table, missing, tolerance)?;
                 let targets =
                     labelled.then(|| self.table_targets(&mut table, columns.label())).transpose()?;
                 notes = table.notes;
@@ -318,6 +321,7 @@ impl Encoding {
             source: source.into(),
             missing: MissingCells::default(),
             notes,
+            unknown,
         })
     }
 

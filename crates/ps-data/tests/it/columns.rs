@@ -1,6 +1,6 @@
 //! The settings of single columns: kinds, bounds, values for missing cells, scales, and rare categories.
 
-use crate::common::{Folder, row};
+use crate::common::{Folder, LABELLED, row};
 use ps_core::Samples;
 use ps_data::{
     ColumnConfig, ColumnKind, DataConfig, DatePart, Fill, Loaded, Missing, NoProgress, Quantile, Scale,
@@ -52,7 +52,7 @@ fn numbers_are_clipped_to_quantiles_of_the_training_set_before_gaps_are_filled()
     let mean = (9.0 - 0.0 + 1.0 - 0.0 + 0.0 + 9.0) / 6.0;
     assert_eq!(feature(&loaded.train, 0), bits([9.0, -0.0, mean, 1.0, -0.0, 0.0, 9.0]));
     assert_eq!(feature(loaded.test.as_ref().unwrap(), 0), bits([-0.0, mean, 2.0]));
-    let new = loaded.encoder().load("csv:test", true, folder.path(), &NoProgress).unwrap();
+    let new = loaded.encoder().load("csv:test", LABELLED, folder.path(), &NoProgress).unwrap();
     assert_eq!(feature(&new, 0), bits([-0.0, mean, 2.0]));
 }
 
@@ -84,7 +84,7 @@ fn each_column_has_a_value_for_its_missing_cells() {
     // Columns that refuse missing cells do so in other data as well, when others fill theirs.
     folder.write("file", "a,b,c,d,y\n1,4,u,u,1\n,5,v,v,2\n");
     let encoder = load(&folder, &refused).encoder();
-    let refusal = encoder.load("csv:bad", true, folder.path(), &NoProgress).unwrap_err().to_string();
+    let refusal = encoder.load("csv:bad", LABELLED, folder.path(), &NoProgress).unwrap_err().to_string();
     assert!(refusal.contains("bad:3: column `b`: missing value"), "{refusal}");
     folder.write("file", "a,b,c,d,y\n,4,u,u,1\n,5,v,v,2\n");
     let refusal = folder.refusal(&with([("a", filled(Fill::Median))]), Task::Regression);

@@ -3,9 +3,15 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use flate2::{Compression, write::GzEncoder};
-use ps_data::{DataConfig, DataError, Loaded, NoProgress, Task, load};
+use ps_data::{DataConfig, DataError, Loaded, NewData, NoProgress, Task, load};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+/// New data with labels.
+pub(crate) const LABELLED: NewData = NewData { is_labelled: true, is_strict: false };
+
+/// New data whose labels are not read.
+pub(crate) const UNLABELLED: NewData = NewData { is_labelled: false, is_strict: false };
 
 /// A temporary folder for one test.
 pub(crate) struct Folder(tempfile::TempDir);

@@ -1,8 +1,10 @@
 //! Files as other programs write them: separators, decimal commas, names, comments, and the rows that are used.
 
-use crate::common::{Folder, row};
+use crate::common::{Folder, UNLABELLED, row};
 use ps_core::Samples;
-use ps_data::{DataConfig, DataError, Decimal, Loaded, NoProgress, RowRange, Separator, Task, inspect};
+use ps_data::{
+    DataConfig, DataError, Decimal, Loaded, NewData, NoProgress, RowRange, Separator, Task, inspect,
+};
 
 fn list<const N: usize>(names: [&str; N]) -> Option<Vec<String>> {
     Some(names.map(String::from).to_vec())
@@ -125,7 +127,9 @@ fn names_in_the_run_file_stand_for_a_header() {
     folder.write("file", "1,2,3\n4,5,6\n").write("unlabelled", "1,3\n").write("short", "1,2\n");
     let loaded =
         folder.load(&DataConfig { train: "csv:file".into(), ..config.clone() }, Task::Regression).unwrap();
-    let new = |name: &str, labelled| loaded.encoder().load(name, labelled, folder.path(), &NoProgress);
+    let new = |name: &str, is_labelled| {
+        loaded.encoder().load(name, NewData { is_labelled, is_strict: false }, folder.path(), &NoProgress)
+    };
     assert_eq!(row(&new("csv:unlabelled", false).unwrap(), 0), [1.0, 3.0]);
     let refusal = new("csv:short", true).unwrap_err().to_string();
     assert!(
@@ -195,13 +199,13 @@ fn rows_without_a_label_are_skipped_on_request() {
     assert_eq!(table(&loaded), [[1.0, 2.0], [5.0, 6.0]]);
     let test = loaded.test.as_ref().unwrap();
     assert_eq!((test.len(), row(test, 0), test.target(0)), (1, vec![8.0], 7.0));
-    let notes: Vec<&str> = loaded.notes().map(|note| note.rsplit_once('/').unwrap().1).collect();
+    let notes: Vec<String> = loaded.notes().map(|note| note.rsplit_once('/').unwrap().1.to_owned()).collect();
     assert_eq!(
         notes,
         ["train: skipped 2 rows without a label (`y`)", "test: skipped 1 rows without a label (`y`)"]
     );
     // Predictions need no label.
-    let new = loaded.encoder().load("csv:test", false, folder.path(), &NoProgress).unwrap();
+    let new = loaded.encoder().load("csv:test", UNLABELLED, folder.path(), &NoProgress).unwrap();
     assert_eq!(new.len(), 2);
     let none = DataConfig { train: "csv:none".into(), ..config.clone() };
     assert_eq!(folder.refusal(&none, Task::Regression), "none: the label `y` is missing in every row");

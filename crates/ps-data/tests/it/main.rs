@@ -6,6 +6,7 @@ mod bad_input;
 mod columns;
 mod common;
 mod dialects;
+mod new_data;
 mod proposals;
 mod reading;
 mod real_sets;

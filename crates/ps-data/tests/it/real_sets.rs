@@ -102,7 +102,7 @@ fn adult_test_labels_end_in_a_full_stop_that_is_ignored() {
     let with_test = DataConfig { test: Some("csv:adult/adult_test.csv".into()), ..config };
     let loaded = read(&root, &with_test, Task::Binary);
     assert_eq!(counts(loaded.test.as_ref().unwrap()), [12_435, 3_846]);
-    let notes: Vec<&str> = loaded.notes().collect();
+    let notes: Vec<String> = loaded.notes().collect();
     let note = "adult_test.csv: every label ends with a full stop, as in `<=50K.`, which those of the training data do not; \
          it is ignored";
     assert!(notes.len() == 1 && notes[0].ends_with(note), "{notes:?}");

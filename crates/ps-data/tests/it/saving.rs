@@ -1,6 +1,6 @@
 //! An encoder is saved and restored, and a forged one is refused.
 
-use crate::common::{Folder, idx, row};
+use crate::common::{Folder, LABELLED, idx, row};
 use ps_core::Samples;
 use ps_data::{
     ArrayEncoding, ArrayLabels, Arrays, ColumnConfig, ColumnKind, DataConfig, Decimal, Encoder, Features,
@@ -19,7 +19,7 @@ fn saved(loaded: &Loaded) -> Encoder {
 
 /// Checks that an encoder that was saved encodes `source` to the bits of the training samples.
 fn check(folder: &Folder, loaded: &Loaded, source: &str) {
-    let split = saved(loaded).load(source, true, folder.path(), &NoProgress).unwrap();
+    let split = saved(loaded).load(source, LABELLED, folder.path(), &NoProgress).unwrap();
     assert_eq!(split.len(), loaded.train.len());
     for index in 0..split.len() {
         let bits = |split| row(split, index).into_iter().map(f32::to_bits).collect::<Vec<u32>>();

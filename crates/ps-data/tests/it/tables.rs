@@ -1,6 +1,6 @@
 //! CSV and LIBSVM files that could be read in two ways are refused, with the key that resolves the ambiguity.
 
-use crate::common::{Folder, row, shared};
+use crate::common::{Folder, LABELLED, UNLABELLED, row, shared};
 use ps_core::Samples;
 use ps_data::{ColumnConfig, ColumnKind, ColumnUse, DataConfig, Missing, NoProgress, Task, inspect};
 use std::collections::BTreeMap;
@@ -113,11 +113,12 @@ fn other_sources_have_a_header_where_the_training_source_has_one() {
     folder.write("bare", "red,1\nblue,2\n").write("short", "red\nblue\n");
     let bare = DataConfig { header: Some(false), ..DataConfig::new("csv:bare") };
     let loaded = folder.load(&bare, Task::Regression).unwrap();
-    let read = loaded.encoder().load("csv:short", false, folder.path(), &NoProgress).unwrap();
+    let read = loaded.encoder().load("csv:short", UNLABELLED, folder.path(), &NoProgress).unwrap();
     assert_eq!((read.len(), row(&read, 1)), (2, vec![1.0, 0.0]));
     let first = DataConfig { label: Some("0".into()), ..bare };
     let loaded = folder.load(&first, Task::Classes).unwrap();
-    let error = loaded.encoder().load("csv:short", true, folder.path(), &NoProgress).unwrap_err().to_string();
+    let error =
+        loaded.encoder().load("csv:short", LABELLED, folder.path(), &NoProgress).unwrap_err().to_string();
     assert!(
         error.ends_with("column `1`, which the training data has, is missing; cells are separated by commas"),
         "{error}"

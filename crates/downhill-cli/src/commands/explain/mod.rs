@@ -9,7 +9,7 @@ use crate::output;
 use contributions::{Contributions, Sample, cut};
 use ps_config::{DataArgs, LogArgs};
 use ps_core::{Dense, Head, Model, Samples, reference};
-use ps_data::{Column, Image, Split};
+use ps_data::{Column, Image, NewData, Split};
 use ps_plot::{Amounts, Bars, Figure, Panel, number};
 use ps_run::Style;
 use std::path::PathBuf;
@@ -132,7 +132,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn open(arguments: &Arguments, style: Style) -> Result<(downhill::Model, String, Split), Failure> {
     if let Some(source) = &arguments.source {
         let model = super::open_model(&arguments.run)?;
-        let split = super::read_data(&model, source, true, style)?;
+        let split = super::read_data(&model, source, NewData { is_labelled: true, is_strict: false }, style)?;
         return Ok((model, source.clone(), split));
     }
     let run = super::open_run(&arguments.run, &[], arguments.data.data_root.as_deref(), style)?;

@@ -12,7 +12,8 @@ use crate::error::DataError;
 use crate::format::csv::Dialect;
 use crate::number::nearest;
 use crate::syntax::CellSyntax;
-use crate::table::{Column, MISSING, Strings, Table};
+use crate::table::{Column, MISSING, Strings, Table, UNSEEN};
+use crate::unknown::{Tolerance, Unknown};
 use category::Categories;
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -113,6 +114,7 @@ impl Content {
         cells: &Strings,
         syntax: &CellSyntax,
         missing: Missing,
+        tolerance: Tolerance,
     ) -> Result<Column, (usize, String)> {
         match self {
             Content::Number { clip } => {
@@ -125,6 +127,7 @@ impl Content {
             Content::Category { categories, other } => {
                 let find = |text: &str| match categories.find(text) {
                     Err(_) if *other => Ok(categories.count()),
+                    Err(_) if tolerance.categories => Ok(UNSEEN as usize),
                     found => found,
                 };
                 cells.codes(syntax, missing, find).map(Column::Category)
@@ -316,6 +319,28 @@ impl Columns {
         })
     }
 
+    /// Names of the columns that become features.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.features.iter().map(|column| column.name.as_str())
+    }
+
+    /// Whether the training data had a column of this name.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        name == self.label
+            || self.ignored.iter().any(|known| known == name)
+            || self.names().any(|known| known == name)
+    }
+
+    /// Whether columns that the training data does not have are ignored without a note.
+    pub(crate) fn ignores_others(&self) -> bool {
+        self.ignores_others
+    }
+
+    /// Checks that `table` has the columns of the model, and no others unless `tolerance` allows them.
+    pub(crate) fn check_header(&self, table: &Table, tolerance: Tolerance) -> Result<(), DataError> {
+        self.find(table, tolerance, &mut Unknown::default()).map(drop)
+    }
+
     /// How other sources are written.
     pub(crate) fn dialect(&self) -> &Dialect {
         &self.dialect
@@ -384,12 +409,19 @@ impl Columns {
     }
 
     /// Encodes a table, whose columns are found by name, and converts them on the way. Missing cells become
-    /// NaN in the columns that allow them according to `missing`, which has one item per column.
-    pub(crate) fn encode(&self, table: &mut Table, missing: &[Missing]) -> Result<Array2<f32>, DataError> {
-        let indices = self.find(table)?;
+    /// NaN in the columns that allow them according to `missing`, which has one item per column. Also returns
+    /// what was tolerated.
+    pub(crate) fn encode(
+        &self,
+        table: &mut Table,
+        missing: &[Missing],
+        tolerance: Tolerance,
+    ) -> Result<(Array2<f32>, Unknown), DataError> {
+        let mut unknown = Unknown::default();
+        let indices = self.find(table, tolerance, &mut unknown)?;
         let width: usize = self.features.iter().map(|column| column.content.width()).sum();
         let mut values = super::zeros(&table.location, table.rows(), width)?;
-        self.convert(table, &indices, missing)?;
+        self.convert(table, &indices, missing, tolerance, &mut unknown)?;
         let mut begin = 0;
         let columns: Vec<(&Column, Range<usize>)> = (self.features.iter().zip(&indices))
             .map(|(feature, &index)| {
@@ -404,25 +436,42 @@ impl Columns {
                 write(column, tile * TILE, rows.chunks_exact_mut(width).map(|row| &mut row[slots.clone()]));
             }
         });
-        Ok(values)
+        Ok((values, unknown))
     }
 
-    /// Converts those columns at `indices` that are still strings.
-    fn convert(&self, table: &mut Table, indices: &[usize], missing: &[Missing]) -> Result<(), DataError> {
+    /// Converts those columns at `indices` that are still strings. Adds unseen categories to `unknown`.
+    fn convert(
+        &self,
+        table: &mut Table,
+        indices: &[usize],
+        missing: &[Missing],
+        tolerance: Tolerance,
+        unknown: &mut Unknown,
+    ) -> Result<(), DataError> {
         let mut first: Option<(usize, usize, String)> = None;
         let columns: Vec<(&Content, usize, Missing)> = (self.features.iter().zip(indices).zip(missing))
             .map(|((feature, &index), &missing)| (&feature.content, index, missing))
             .collect();
         for columns in columns.chunks(AT_ONCE) {
-            let convert =
-                |&(content, index, missing): &(&Content, usize, Missing)| match &table.columns[index] {
-                    Column::String(cells) => content.convert(cells, &table.syntax, missing).map(Some),
-                    Column::F32(_) | Column::Category(_) | Column::Parts(..) => Ok(None),
-                };
+            let convert = |&(content, index, missing): &(&Content, usize, Missing)| match &table.columns
+                [index]
+            {
+                Column::String(cells) => content.convert(cells, &table.syntax, missing, tolerance).map(Some),
+                Column::F32(_) | Column::Category(_) | Column::Parts(..) => Ok(None),
+            };
             let converted: Vec<_> = columns.par_iter().map(convert).collect();
             for (converted, &(_, index, _)) in converted.into_iter().zip(columns) {
                 match converted {
-                    Ok(Some(column)) => table.columns[index] = column,
+                    Ok(Some(column)) => {
+                        if let (Column::Category(codes), true) = (&column, tolerance.categories)
+                            && let Some(row) = codes.iter().position(|&code| code == UNSEEN)
+                        {
+                            let count = codes[row..].iter().filter(|&&code| code == UNSEEN).count() as u64;
+                            let example = table.cell(row, index).to_owned();
+                            unknown.categories.insert(table.header[index].clone(), (count, example));
+                        }
+                        table.columns[index] = column;
+                    }
                     Ok(None) => {}
                     // Report the first invalid cell in the order of the file.
                     Err((row, problem)) if first.as_ref().is_none_or(|first| row < first.0) => {
@@ -438,15 +487,20 @@ impl Columns {
         }
     }
 
-    /// Finds each feature's column in `table`. The only other columns may be the label and ignored ones.
-    fn find(&self, table: &Table) -> Result<Vec<usize>, DataError> {
-        let names = || self.features.iter().map(|column| column.name.as_str());
+    /// Finds each feature's column in `table`. Other columns than the label and ignored ones are errors or added
+    /// to `unknown`.
+    fn find(
+        &self,
+        table: &Table,
+        tolerance: Tolerance,
+        unknown: &mut Unknown,
+    ) -> Result<Vec<usize>, DataError> {
+        let names = || self.names();
         let bad = |problem: String| DataError::content(table.first_location(), problem);
-        let is_known = |name: &String| {
-            *name == self.label || self.ignored.contains(name) || names().any(|known| known == name)
-        };
-        let extra = table.header.iter().find(|name| !is_known(name));
-        if let Some(extra) = extra.filter(|_| !self.ignores_others) {
+        if !self.ignores_others {
+            unknown.columns = table.header.iter().filter(|name| !self.knows(name)).cloned().collect();
+        }
+        if let (Some(extra), false) = (unknown.columns.first(), tolerance.columns) {
             let near = nearest(extra, names());
             return Err(bad(format!("column `{extra}` does not occur in the training data{near}")));
         }
@@ -471,6 +525,7 @@ fn write<'a>(column: &Column, first: usize, rows: impl Iterator<Item = &'a mut [
         Column::F32(values) => rows.zip(&values[first..]).for_each(|(slots, &value)| slots[0] = value),
         Column::Category(codes) => rows.zip(&codes[first..]).for_each(|(slots, &code)| match code {
             MISSING => slots.fill(f32::NAN),
+            UNSEEN => {}
             code => slots[code as usize] = 1.0,
         }),
         Column::Parts(values, width) => {

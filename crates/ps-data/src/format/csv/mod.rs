@@ -16,6 +16,7 @@ use crate::table::{BLOCK_TOO_LARGE, Column, Strings, Table};
 use header::FirstRow;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub(super) const FORMAT: Format = Format {
@@ -77,6 +78,11 @@ impl Dialect {
     pub(crate) fn syntax(&self) -> CellSyntax {
         CellSyntax::new(Markers::new(self.missing_values.as_deref()), self.decimal)
     }
+
+    /// Like [`Dialect::syntax`], for JSON, whose numbers have decimal points.
+    pub(crate) fn json_syntax(&self) -> CellSyntax {
+        CellSyntax::new(Markers::new(self.missing_values.as_deref()), Decimal::Point)
+    }
 }
 
 /// How a CSV file is parsed.
@@ -113,24 +119,34 @@ impl Options {
 
 /// Reads the file at `path`.
 fn read(path: &Path, from: ReadContext<'_>, options: &Options) -> Result<Table, DataError> {
-    let location = path.display().to_string();
     let bytes = TrackedFile::open(path, from)?.read_whole()?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let location = path.display().to_string();
+    let table = parse(location, without_mark(&bytes), 1, options)?;
+    if table.rows() == 0 {
+        return Err(DataError::content(table.location, "the file contains a header but no rows"));
+    }
+    Ok(table)
+}
+
+/// Removes the byte order mark.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
+/// Parses the content of the file `location`, or some of its rows after its header. Error messages call the
+/// first line `line`.
+fn parse(location: String, bytes: &[u8], line: u64, options: &Options) -> Result<Table, DataError> {
     if bytes.is_empty() {
         return Err(DataError::content(location, "the file is empty"));
     }
-    let Dialect { separator, decimal, .. } = options.dialect;
-    let separator = separator.map_or_else(|| separator::find(bytes, decimal), Ok);
-    let separator = separator.map_err(|candidates| {
-        let problem = format!("cells may be separated by {candidates}; set the key");
-        DataError::content(&location, problem)
-    })?;
+    let separator = separator_of(&location, bytes, &options.dialect)?;
     let (bytes, byte) = match separator {
         Separator::Byte(byte) => (Cow::Borrowed(bytes), byte),
         Separator::Blanks => (Cow::Owned(separator::without_runs(bytes, usize::MAX)), b'\t'),
     };
-    let file =
-        File { path, location, bytes: &bytes, separator, byte, comments: separator::comments(&bytes, byte) };
+    let comments = separator::comments(&bytes, byte);
+    let path = Path::new(&location);
+    let file = File { path, location: location.clone(), bytes: &bytes, line, separator, byte, comments };
     quotes::check(file.content(), byte).map_err(|(line, problem)| {
         DataError::content(format!("{}:{}", file.location, file.first_line() + line - 1), problem)
     })?;
@@ -141,10 +157,107 @@ fn read(path: &Path, from: ReadContext<'_>, options: &Options) -> Result<Table, 
     if options.first_row != FirstRow::Data || options.dialect.names.is_some() {
         check_names(&table)?;
     }
-    if table.rows() == 0 {
-        return Err(DataError::content(table.location, "the file contains a header but no rows"));
-    }
     Ok(table)
+}
+
+/// The separator of the dialect, or the one that is found in `bytes`.
+fn separator_of(location: &str, bytes: &[u8], dialect: &Dialect) -> Result<Separator, DataError> {
+    let separator = dialect.separator.map_or_else(|| separator::find(bytes, dialect.decimal), Ok);
+    separator.map_err(|candidates| {
+        let problem = format!("cells may be separated by {candidates}; set the key");
+        DataError::content(location, problem)
+    })
+}
+
+/// Rows of a file that is parsed in parts, each of them together with the header.
+pub(crate) struct Parts {
+    location: String,
+    /// The comments and the header, or nothing if the first row is data.
+    header: Vec<u8>,
+    header_lines: u64,
+    options: Options,
+    separator: Separator,
+    /// What the user should know about how the file is read.
+    pub notes: Vec<String>,
+}
+
+impl Parts {
+    /// Begins with the first part of a file, which ends between two lines. Returns the length of the header
+    /// as well, after which the first row begins.
+    ///
+    /// # Errors
+    /// The header is invalid.
+    pub(crate) fn begin(location: &str, bytes: &[u8], options: Options) -> Result<(Self, usize), DataError> {
+        let content = without_mark(bytes);
+        if content.is_empty() {
+            return Err(DataError::content(location, "the file is empty"));
+        }
+        let separator = separator_of(location, content, &options.dialect)?;
+        let mut parts = Parts {
+            location: location.into(),
+            header: Vec::new(),
+            header_lines: 0,
+            options,
+            separator,
+            notes: Vec::new(),
+        };
+        // The first row that is not empty, with all comments and empty lines before it.
+        let byte = if let Separator::Byte(byte) = separator { byte } else { b'\t' };
+        let comments = separator::comments(content, byte).0;
+        let rows = &content[comments..];
+        let is_blank = |end: &usize| rows[..*end].trim_ascii().is_empty();
+        let end = parts.row_ends(rows).find(|end| !is_blank(end)).unwrap_or(rows.len());
+        let head = parse(location.into(), &content[..comments + end], 1, &parts.options)?;
+        let is_data = head.rows() > 0;
+        parts.notes = head.notes;
+        let skipped = bytes.len() - content.len();
+        if is_data {
+            parts.options.first_row = FirstRow::Data;
+            return Ok((parts, skipped + comments));
+        }
+        if parts.options.first_row == FirstRow::Listed {
+            parts.options.dialect.names = None;
+        }
+        parts.options.first_row = FirstRow::Names;
+        parts.header = rows[..end].to_vec();
+        if !parts.header.ends_with(b"\n") {
+            parts.header.push(b'\n');
+        }
+        parts.header_lines = lines(&parts.header);
+        Ok((parts, skipped + comments + end))
+    }
+
+    /// Number of bytes of the header.
+    pub(crate) fn header_length(&self) -> usize {
+        self.header.len()
+    }
+
+    /// The header as a table without rows.
+    pub(crate) fn head(&self) -> Result<Table, DataError> {
+        self.parse(b"", 1 + self.header_lines)
+    }
+
+    /// Parses rows, the first of which is on the line `line`.
+    pub(crate) fn parse(&self, rows: &[u8], line: u64) -> Result<Table, DataError> {
+        let bytes = [&self.header, rows].concat();
+        let mut options = self.options.clone();
+        options.dialect.separator = Some(self.separator);
+        parse(self.location.clone(), &bytes, line.saturating_sub(self.header_lines), &options)
+    }
+
+    /// The positions in `rows` at which rows end.
+    pub(crate) fn row_ends<'a>(&self, rows: &'a [u8]) -> impl Iterator<Item = usize> + use<'a> {
+        let separator = self.separator;
+        quotes::row_ends(rows, move |byte| match separator {
+            Separator::Byte(separator) => byte == separator,
+            Separator::Blanks => matches!(byte, b' ' | b'\t'),
+        })
+    }
+}
+
+/// Number of line breaks.
+pub(crate) fn lines(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 /// The content of a file.
@@ -153,6 +266,8 @@ struct File<'a> {
     /// The path, for error messages.
     location: String,
     bytes: &'a [u8],
+    /// The line of the first byte.
+    line: u64,
     separator: Separator,
     /// The byte that separates cells.
     byte: u8,
@@ -168,7 +283,7 @@ impl File<'_> {
 
     /// The line, from 1, on which the content starts.
     fn first_line(&self) -> u64 {
-        1 + self.bytes[..self.comments.0].iter().filter(|&&byte| byte == b'\n').count() as u64
+        self.line + lines(&self.bytes[..self.comments.0])
     }
 
     /// Reads all rows. Also returns the first one, which names the columns unless it is data.
@@ -297,8 +412,9 @@ fn check_names(table: &Table) -> Result<(), DataError> {
     if table.header.iter().all(String::is_empty) {
         return bad("the first row contains no column names".into());
     }
+    let mut seen = BTreeSet::new();
     for (number, name) in table.header.iter().enumerate() {
-        if table.header[..number].contains(name) {
+        if !seen.insert(name) {
             return bad(format!("column {number} has the same name as an earlier column, `{name}`"));
         }
     }

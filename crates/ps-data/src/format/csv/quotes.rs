@@ -16,6 +16,34 @@ enum State {
     Closed,
 }
 
+/// The ends of the rows in `bytes`: the positions after the line breaks that are not in a quoted cell.
+/// `is_separator` tells which bytes separate cells.
+pub(crate) fn row_ends<'a>(
+    bytes: &'a [u8],
+    is_separator: impl Fn(u8) -> bool + 'a,
+) -> impl Iterator<Item = usize> + 'a {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Cell {
+        Start,
+        Plain,
+        Quoted,
+        Quote,
+    }
+    let mut cell = Cell::Start;
+    let end = move |(index, &byte): (usize, &u8)| {
+        cell = match (cell, byte) {
+            (Cell::Quoted, b'"') => Cell::Quote,
+            (Cell::Quoted, _) => Cell::Quoted,
+            (Cell::Start | Cell::Quote, b'"') => Cell::Quoted,
+            (_, b'\r' | b'\n') => Cell::Start,
+            (_, byte) if is_separator(byte) => Cell::Start,
+            _ => Cell::Plain,
+        };
+        (byte == b'\n' && cell == Cell::Start).then_some(index + 1)
+    };
+    bytes.iter().enumerate().filter_map(end)
+}
+
 /// Finds the first misplaced quote in `bytes`, whose cells are separated by `separator`.
 ///
 /// # Errors
