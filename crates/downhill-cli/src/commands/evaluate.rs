@@ -84,11 +84,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The name of each source, and the metrics on it.
+type Evaluations<'a> = Vec<(&'a str, Evaluation)>;
+
 /// Evaluates the model of a run on the run's validation part and test source.
-fn evaluate_run(
-    arguments: &Arguments,
-    style: Style,
-) -> Result<(Model, Vec<(&'static str, Evaluation)>), Failure> {
+fn evaluate_run(arguments: &Arguments, style: Style) -> Result<(Model, Evaluations<'static>), Failure> {
     let data_root = arguments.data.data_root.as_deref();
     let run = super::open_run(&arguments.run, &arguments.sets, data_root, style)?;
     if run.data_changed() {

@@ -7,5 +7,6 @@ mod command_line;
 mod documenting;
 mod interrupting;
 mod launching;
+mod predicting;
 mod results;
 mod simulating;
