@@ -286,7 +286,7 @@ fn add_generated(models: &mut Models) {
         text += &format!("{a},{b},{},{}\n", ["NA", "unknown", "", "x"][row % 5 % 4], row % 2);
     }
     let markers = "data.missing_values = ['-999', '-7', 'unknown']\ndata.header = true";
-    add_table(models, "markers", &text, "0.5,2,unknown,0\n", markers);
+    add_table(models, "markers", &text, "0.5,2,unknown,0\n0.5,2,never seen,1\n", markers);
 
     // Columns with settings of their own: `a` is never missing, and `c` has rare categories.
     let mut text = String::from("a,b,c,target\n");
