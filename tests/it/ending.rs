@@ -151,7 +151,7 @@ fn a_run_ended_on_request_stays_ended_unless_resumed_explicitly() {
     let (mut shard, mut worker) = (dir.shard(), dir.worker());
     dir.let_run(&mut server);
     let stopped = run(&mut downhill(&["stop", &dir.address("socket")]));
-    assert!(stopped.status.success() && stopped.stdout.starts_with("ended; saved after "), "{stopped}");
+    assert!(stopped.status.success() && stopped.stdout.starts_with("run ended; saved after "), "{stopped}");
     let ended = server.finish();
     code(&ended, 3);
     let last = ended.stdout.lines().last().unwrap();

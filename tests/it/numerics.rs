@@ -87,7 +87,7 @@ fn the_table_of_settings_states_the_rounding_of_every_number() {
 #[test]
 fn the_worked_example_matches_both_programs() {
     let page = page();
-    let example = section(&page, "11. A worked example");
+    let example = section(&page, "12. A worked example");
     let [file, table, stated] = ["toml", "csv", "text"].map(|language| block(example, language));
     let (numbers, hash) = worked_example(file, table);
     if std::env::var_os("UPDATE_NUMERICS").is_some() {

@@ -382,6 +382,10 @@ fn shards_are_saved_without_velocity_and_after_an_inspected_epoch_end() {
         }
         ask_to_end(&server);
         let ended = server.finish();
+        // The last steps may have been quicker than the signal.
+        if ended.status.success() {
+            break ended;
+        }
         assert_eq!(ended.status.code(), Some(143), "{ended}");
         stops += 1;
     };

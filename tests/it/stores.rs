@@ -196,10 +196,7 @@ fn workers_fetch_only_from_allowed_urls() {
     for not_enough in [&[][..], &["--allow-url", "http://127.0.0.1/"]] {
         let ended = worker(not_enough);
         assert_eq!(ended.status.code(), Some(42), "{ended}");
-        assert!(
-            ended.stderr.contains("was not told that it may fetch; allow it with --allow-url"),
-            "{ended}"
-        );
+        assert!(ended.stderr.contains("is not allowed to download; allow it with --allow-url"), "{ended}");
     }
     let ended = worker(&["--allow-url", web.url.strip_suffix("table.csv").unwrap()]);
     assert!(ended.status.success(), "{ended}");

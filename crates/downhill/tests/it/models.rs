@@ -150,7 +150,7 @@ fn a_forged_damaged_or_later_file_is_refused_with_what_is_wrong() {
         ("/head", json!("logistic"), "the targets are not those of Logistic"),
         ("/layers", json!([]), "there are no layers"),
         ("/layers/2/units", json!(3), "the last layer does not have an output for each class"),
-        ("/layers/0/units", json!(4), "tensor `layers.0.weight` is F32 [3, 2], the model has F32 [4, 2]"),
+        ("/layers/0/units", json!(4), "tensor `layers.0.weight` is F32 [3, 2], but the model has F32 [4, 2]"),
         (
             "/layers/0/units",
             json!(1_000_000),

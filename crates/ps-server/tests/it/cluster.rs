@@ -382,7 +382,7 @@ fn no_more_than_max_workers_are_admitted() {
         let greeting = tokio_stream::once(server.hello().await).chain(tokio_stream::pending());
         let refused = server.client().await.rounds(greeting).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-        assert!(refused.message().contains("has 1 workers"), "{refused}");
+        assert!(refused.message().contains("limit of 1 workers"), "{refused}");
     });
     assert!(!server.stop().unwrap().is_done);
     first.kill();

@@ -169,7 +169,7 @@ fn incompatible_workers_are_refused_when_they_join() {
             ..Default::default()
         };
         let status = client.join(request).await.unwrap_err();
-        assert!(status.message().contains("the worker by 9999"), "{status}");
+        assert!(status.message().contains("the worker uses 9999"), "{status}");
 
         let outgoing = tokio_stream::iter([message(from_worker::Message::Heartbeat(v1::Heartbeat {}))]);
         let status = client.rounds(outgoing).await.unwrap_err();
