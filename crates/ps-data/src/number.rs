@@ -28,6 +28,16 @@ pub(crate) fn resembles_number(text: &str) -> bool {
         || has_grouped_digits(text)
 }
 
+/// Whether all strings are numbers with decimal commas or without a fraction, and at least one of the commas
+/// cannot separate thousands.
+pub(crate) fn have_decimal_commas<'a>(texts: impl IntoIterator<Item = &'a str> + Clone) -> bool {
+    let is_number = |text: &str| {
+        !text.contains('.') && text.replacen(',', ".", 1).parse::<f32>().is_ok_and(f32::is_finite)
+    };
+    let is_decimal = |text: &str| text.contains(',') && !has_grouped_digits(text);
+    texts.clone().into_iter().all(is_number) && texts.into_iter().any(is_decimal)
+}
+
 /// Whether `text` has the form of `-1,234,567.8`, `1.234,5`, `1 234` or `1,00,000`.
 fn has_grouped_digits(text: &str) -> bool {
     let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());

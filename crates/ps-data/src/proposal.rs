@@ -5,7 +5,7 @@ use crate::config::{DataConfig, Missing};
 use crate::date::{Date, DateFormat, DatePart};
 use crate::dialect::Decimal;
 use crate::encoding::columns::ColumnSettings;
-use crate::number::resembles_number;
+use crate::number::{have_decimal_commas, resembles_number};
 use crate::syntax::Cell;
 use crate::table::Table;
 use std::collections::BTreeMap;
@@ -107,9 +107,7 @@ impl<'a> Cells<'a> {
                 }
             }
         }
-        if config.decimal == Decimal::Point
-            && texts.iter().all(|text| text.replacen(',', ".", 1).parse::<f32>().is_ok())
-        {
+        if config.decimal == Decimal::Point && have_decimal_commas(self.counts.keys().copied()) {
             proposal.has_decimal_commas = true;
             return ColumnKind::Number;
         }

@@ -45,6 +45,11 @@ impl CellSyntax {
         &self.markers
     }
 
+    /// Whether numbers are written with decimal points.
+    pub(crate) fn has_decimal_points(&self) -> bool {
+        self.decimal == Decimal::Point
+    }
+
     /// Classifies the trimmed string `text`.
     pub(crate) fn classify(&self, text: &str) -> Cell {
         match self.number(text) {

@@ -127,9 +127,12 @@ fn names_in_the_run_file_stand_for_a_header() {
     folder.write("file", "1,2,3\n4,5,6\n").write("unlabelled", "1,3\n").write("short", "1,2\n");
     let loaded =
         folder.load(&DataConfig { train: "csv:file".into(), ..config.clone() }, Task::Regression).unwrap();
+    folder.write("more", "extra,b,a,y\n9,2,1,3\n");
     let new = |name: &str, is_labelled| {
         loaded.encoder().load(name, NewData { is_labelled, is_strict: false }, folder.path(), &NoProgress)
     };
+    let more = new("csv:more", true).unwrap();
+    assert_eq!((row(&more, 0), more.target(0)), (vec![1.0, 3.0], 2.0));
     assert_eq!(row(&new("csv:unlabelled", false).unwrap(), 0), [1.0, 3.0]);
     let refusal = new("csv:short", true).unwrap_err().to_string();
     assert!(

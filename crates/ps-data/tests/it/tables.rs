@@ -2,7 +2,9 @@
 
 use crate::common::{Folder, LABELLED, UNLABELLED, row, shared};
 use ps_core::Samples;
-use ps_data::{ColumnConfig, ColumnKind, ColumnUse, DataConfig, Missing, NoProgress, Task, inspect};
+use ps_data::{
+    ColumnConfig, ColumnKind, ColumnUse, DataConfig, Decimal, Missing, NoProgress, Separator, Task, inspect,
+};
 use std::collections::BTreeMap;
 
 fn columns<const N: usize>(columns: [(&str, ColumnKind); N]) -> BTreeMap<String, ColumnConfig> {
@@ -162,7 +164,7 @@ fn mostly_numeric_columns_are_refused_with_the_first_non_number() {
     for (content, line, text, mostly) in [
         (column(["1,200", "3,400", "1,200"]), 2, "1,200", format!("3 of the column's 3 values {removed}")),
         (column(["12%", "12%", "13%"]), 2, "12%", format!("3 of the column's 3 values {removed}")),
-        (column(["3,5", "4,5", "3,5"]), 2, "3,5", format!("3 of the column's 3 values {removed}")),
+        (column(["3,5", "4,5", "5%"]), 2, "3,5", format!("3 of the column's 3 values {removed}")),
         (column(["1", "2", "1,0", "x", "x"]), 4, "1,0", format!("3 of the column's 5 values {removed}")),
         (column(["1", "2", "-", "2", "1"]), 4, "-", "4 of the column's 5 values are numbers".into()),
         (column(["1", "2", "1", "N/A", "oops"]), 6, "oops", "3 of the column's 4 values are numbers".into()),
@@ -178,6 +180,18 @@ fn mostly_numeric_columns_are_refused_with_the_first_non_number() {
         let ColumnUse::Refused(refusal) = &seen.columns[0].becomes else { panic!("{:?}", seen.columns) };
         assert!(refusal.ends_with(&expected), "{refusal}");
     }
+    // Commas that cannot separate thousands are decimal.
+    assert_eq!(
+        folder.refuses("csv", column(["3,5", "1,200", "4"]), Task::Regression),
+        "file:2: column `x`: expected a number, found `3,5`: all values of the column are numbers with decimal \
+         commas; set data.decimal = \",\" and data.separator = \",\", or data.columns.x = \"category\" or \"ignore\""
+    );
+    let both = DataConfig {
+        decimal: Decimal::Comma,
+        separator: Some(Separator::Byte(b',')),
+        ..DataConfig::new("csv:file")
+    };
+    assert_eq!(row(&folder.load(&both, Task::Regression).unwrap().train, 1), [1.2]);
     // Exactly half of the cells are numbers, which is not more than half.
     folder.write("file", column(["1", "2", "3+", "none"]));
     let loaded = folder.load(&DataConfig::new("csv:file"), Task::Regression).unwrap();
@@ -195,6 +209,8 @@ fn columns_whose_values_are_nearly_all_different_are_refused() {
              would become a feature; set data.columns.x = \"ignore\" or, if that is intended, \"category\""
         )
     };
+    let dates = folder.refuses("csv", column((10..20).map(|day| format!("2024-02-{day}"))), Task::Regression);
+    assert!(dates.contains("set data.columns.x = \"date\" or \"ignore\" or, if"), "{dates}");
     for (different, all) in [(5, 5), (90, 100), (100, 100), (1500, 1500)] {
         let content = names(different, all);
         assert_eq!(folder.refuses("csv", content, Task::Regression), refusal(different, all));

@@ -24,6 +24,8 @@ pub(super) fn data_table(run: &RunConfig, found: &Inspection) -> String {
     }
     if found.proposed.has_decimal_commas {
         data.decimal = Decimal::Comma;
+        // With decimal commas, commas separate cells only on request.
+        data.separator = data.separator.or(found.separator);
     }
     if !found.proposed.missing_values.is_empty() {
         let usual = || USUAL_MARKERS.map(String::from).to_vec();

@@ -7,8 +7,10 @@
 use super::category::Categories;
 use super::{Content, LearnedColumn, key};
 use crate::config::Missing;
+use crate::date::DateFormat;
+use crate::dialect::Separator;
 use crate::error::DataError;
-use crate::number::resembles_number;
+use crate::number::{have_decimal_commas, resembles_number};
 use crate::syntax::Cell;
 use crate::table::{Column, Table};
 use std::collections::BTreeSet;
@@ -33,6 +35,16 @@ pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<
     let (text, key) = (table.cell(row, column), key(&table.header[column]));
     let refuse = |problem: String| Err(DataError::content(table.location_of(row, column), problem));
     if let Some(mostly) = counts.mostly_numbers() {
+        if table.syntax.has_decimal_points() && have_decimal_commas(counts.different.iter().copied()) {
+            let separator = match table.separator {
+                Separator::Byte(b',') => " and data.separator = \",\"",
+                _ => "",
+            };
+            return refuse(format!(
+                "expected a number, found `{text}`: all values of the column are numbers with decimal commas; \
+                 set data.decimal = \",\"{separator}, or {key} = \"category\" or \"ignore\""
+            ));
+        }
         return refuse(format!(
             "expected a number, found `{text}`: {mostly}; write it as a plain number, list it in \
              data.missing_values, or set {key} = \"category\" or \"ignore\""
@@ -40,9 +52,14 @@ pub(super) fn content(table: &Table, column: usize, missing: Missing) -> Result<
     }
     if counts.is_nearly_all_different() {
         let CellCounts { cells, different, .. } = counts;
+        let is_date = |text: &&str| DateFormat::default().parse(text).is_some();
+        let kinds = match different.iter().all(is_date) {
+            true => "\"date\" or \"ignore\"",
+            false => "\"ignore\"",
+        };
         return refuse(format!(
             "`{text}` is one of {} distinct values in {cells} cells, and each would become a feature; set \
-             {key} = \"ignore\" or, if that is intended, \"category\"",
+             {key} = {kinds} or, if that is intended, \"category\"",
             different.len()
         ));
     }

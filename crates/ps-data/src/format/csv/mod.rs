@@ -363,7 +363,10 @@ impl File<'_> {
                 _ => (in_row().collect(), false),
             });
         };
-        if options.first_row == FirstRow::Listed && in_row().all(|name| names.contains(&name)) {
+        let is_in_row = |name: &String| in_row().any(|cell| cell == *name);
+        let lists_all = || names.iter().all(|name| Some(name) == options.absent.as_ref() || is_in_row(name));
+        let lists_only = || in_row().all(|name| names.contains(&name));
+        if options.first_row == FirstRow::Listed && (lists_only() || lists_all()) {
             return Ok((in_row().collect(), false));
         }
         let is_data = options.first_row != FirstRow::Names;
