@@ -304,6 +304,15 @@ fn inspect_proposes_settings_and_writes_them_to_a_new_file() {
     // What is settled is proposed again.
     let [stdout, _] = place.succeed("data inspect people.toml --write again.toml");
     assert!(stdout.contains("size = { kind = \"number\", fill = \"median\" }  # such as 0; "), "{stdout}");
+    let row = |row: usize| format!("{},{row};{},5\n", row % 9, row);
+    place.write("rents.csv", &format!("size;rent\n{}", (0..60).map(row).collect::<String>()));
+    let [stdout, _] = place.succeed("data inspect csv:rents.csv --write rents.toml");
+    assert!(
+        stdout.contains("decimal = \",\"") && stdout.contains("size = \"number\"  # such as 0,0; "),
+        "{stdout}"
+    );
+    assert!(fs::read_to_string(place.path("rents.toml")).unwrap().contains("kind = \"linear\""));
+    place.succeed("train rents.toml --quiet");
     let hash = |file: &str| place.succeed(&format!("train {file} --quiet"))[0].clone();
     assert_eq!(hash("again.toml"), hash("people.toml"));
 }

@@ -81,7 +81,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
         RunConfig::parse(&run, &arguments.what, &arguments.sets)?
     };
     run.data.label = arguments.label.clone().or(run.data.label);
-    let data = &run.data;
+    let data = run.data.clone();
     let validation = match &data.validation {
         Some(Validation::Source(source)) => Some(source.as_str()),
         _ => None,
@@ -100,9 +100,17 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
         let source = ps_fetch::localized(source, &NoProgress)?;
         let found = inspect(&source, &data, arguments.data.root(base))?;
         describe(&found, Some(role).filter(|_| is_run), &mut lines);
-        training.get_or_insert(found);
+        training.get_or_insert((source, found));
     }
-    let Some(found) = training.filter(|found| !found.columns.is_empty()) else {
+    let training = training.map(|(source, found)| -> Result<Inspection, Failure> {
+        if !found.proposed.has_decimal_commas {
+            return Ok(found);
+        }
+        // The kinds of labels and columns follow from numbers, so they are looked at again.
+        proposal::set_decimal_commas(&mut run.data, &found);
+        Ok(inspect(&source, &run.data, arguments.data.root(base))?)
+    });
+    let Some(found) = training.transpose()?.filter(|found| !found.columns.is_empty()) else {
         output::lines(&lines)?;
         return match &arguments.write {
             Some(_) => Err(Failure::Usage("--write proposes the columns of a CSV source only".into())),

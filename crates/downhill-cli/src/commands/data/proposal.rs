@@ -2,7 +2,9 @@
 
 use crate::failure::Failure;
 use ps_config::{RunConfig, column_key, column_settings};
-use ps_data::{ColumnConfig, ColumnKind, Decimal, Inspection, Source, USUAL_MARKERS, Validation, is_url};
+use ps_data::{
+    ColumnConfig, ColumnKind, DataConfig, Decimal, Inspection, Source, USUAL_MARKERS, Validation, is_url,
+};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
@@ -19,13 +21,9 @@ pub(super) fn data_table(run: &RunConfig, found: &Inspection) -> String {
     let mut run = run.clone();
     let data = &mut run.data;
     if let Some(labels) = &found.labels {
-        data.label = Some(labels.name.clone());
+        // The name may be empty if lines end with a separator.
+        data.label = Some(labels.name.clone()).filter(|name| !name.is_empty());
         data.skip_missing_target |= labels.missing > 0;
-    }
-    if found.proposed.has_decimal_commas {
-        data.decimal = Decimal::Comma;
-        // With decimal commas, commas separate cells only on request.
-        data.separator = data.separator.or(found.separator);
     }
     if !found.proposed.missing_values.is_empty() {
         let usual = || USUAL_MARKERS.map(String::from).to_vec();
@@ -53,6 +51,12 @@ pub(super) fn data_table(run: &RunConfig, found: &Inspection) -> String {
         );
     }
     text
+}
+
+/// Sets decimal commas, with which commas separate cells only on request.
+pub(super) fn set_decimal_commas(data: &mut DataConfig, found: &Inspection) {
+    data.decimal = Decimal::Comma;
+    data.separator = data.separator.or(found.separator);
 }
 
 /// A cell in a comment.
