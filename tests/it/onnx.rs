@@ -282,7 +282,7 @@ fn add_generated(models: &mut Models) {
     // Markers that are numbers, and categories that would be markers by default.
     let mut text = String::from("a,b,c,target\n");
     for row in 0..90 {
-        let (a, b) = (["-999", "0.5", "1e0", "-1"][row % 4], ["-999.0", "2", "-7"][row % 3]);
+        let (a, b) = (["-999", "0.5", "1e0", "-1"][row % 4], ["1.5", "2", "-7"][row % 3]);
         text += &format!("{a},{b},{},{}\n", ["NA", "unknown", "", "x"][row % 5 % 4], row % 2);
     }
     let markers = "data.missing_values = ['-999', '-7', 'unknown']\ndata.header = true";
@@ -295,7 +295,7 @@ fn add_generated(models: &mut Models) {
         let c = if row % 9 == 4 { format!("rare {row}") } else { ["x", "y", ""][row % 3].into() };
         text += &format!("{},{b},{c},{}\n", random.unit(), row % 2);
     }
-    let columns = "data.header = true\ndata.standardize = true\ndata.columns = { \
+    let columns = "data.header = true\ndata.columns = { \
                    a = { kind = 'number', fill = 'refuse', scale = 'none', clip = [0.2, 0.7] }, \
                    b = { kind = 'number', fill = 'median', clip = [0.1, 0.9] }, \
                    c = { kind = 'category', min_count = 10 } }";
@@ -311,7 +311,7 @@ fn add_table(models: &mut Models, name: &str, text: &str, others: &str, settings
     fs::write(&predicted, format!("{text}{others}")).unwrap();
     let [source, predicted] = [source, predicted].map(|file| format!("csv:{}", file.display()));
     let settings = format!(
-        "data.train = '{source}'\ndata.missing = 'mean'\nmodel.kind = 'logistic'\n{settings}\n{STEPS}"
+        "data.train = '{source}'\ndata.missing = 'mean'\ndata.standardize = true\nmodel.kind = 'logistic'\n{settings}\n{STEPS}"
     );
     models.add_source(name, &settings, &predicted);
 }
