@@ -70,10 +70,13 @@ impl Exported {
             format!("{} values, not {}", values.len(), expected.len())
         })?;
         let scale = |wanted: f32| if self.classes.is_empty() { wanted.abs() } else { 1.0 };
-        let difference =
-            values.iter().zip(&expected).map(|(got, wanted)| (got - wanted).abs() / scale(*wanted));
-        let difference = difference.reduce(f32::max).unwrap_or(0.0);
-        ensure(difference <= TOLERANCE, || format!("difference {difference}"))?;
+        let differences: Vec<f32> = (values.iter().zip(&expected))
+            .map(|(got, wanted)| (got - wanted).abs() / scale(*wanted))
+            .collect();
+        // A NaN fails this, too.
+        let is_close = differences.iter().all(|&difference| difference <= TOLERANCE);
+        let difference = differences.into_iter().fold(0.0, f32::max);
+        ensure(is_close, || format!("difference {difference}"))?;
         if !self.classes.is_empty() {
             self.check_labels(&outputs[0], expected.chunks(width))?;
         }
