@@ -14,6 +14,7 @@ mod gradients;
 mod independent;
 mod killing;
 mod minima;
+mod model_file;
 mod namespaces;
 mod numerics;
 mod onnx;

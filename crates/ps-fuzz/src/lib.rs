@@ -1,4 +1,4 @@
-//! Fuzz targets: everything that parses untrusted input (messages, checkpoints, data files, run files), as
+//! Fuzz targets: everything that parses untrusted input (messages, checkpoints, data files, run files, model files), as
 //! functions of bytes.
 //!
 //! A [`Target`] must accept any bytes. It fails by panicking, by using memory that the input does not
@@ -11,6 +11,7 @@
 mod checkpoint;
 mod data;
 mod messages;
+mod model_file;
 pub mod mutate;
 mod run_file;
 mod stream;
@@ -37,6 +38,7 @@ pub fn targets() -> impl Iterator<Item = Target> {
         Target { name: "stream", run: stream::run, seeds: stream::seeds },
         Target { name: "checkpoint", run: checkpoint::run, seeds: checkpoint::seeds },
         Target { name: "run_file", run: run_file::run, seeds: run_file::seeds },
+        Target { name: "model_file", run: model_file::run, seeds: model_file::seeds },
     ];
     data::targets().chain(others)
 }

@@ -111,10 +111,19 @@ impl AboutModel {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path, network: &Model, weights: &[f32]) -> Result<(), FolderError> {
+        let bytes = self.to_bytes(network, weights);
         let bad = |problem| FolderError::Content { path: path.into(), problem };
-        let about = serde_json::to_string(self).map_err(|error| bad(error.to_string()))?;
+        write_atomically(path, &bytes.map_err(bad)?)
+    }
+
+    /// Returns the content of the model file with these `weights`.
+    ///
+    /// # Errors
+    /// Returns the error of the library for the format.
+    pub fn to_bytes(&self, network: &Model, weights: &[f32]) -> Result<Vec<u8>, String> {
+        let about = serde_json::to_string(self).map_err(|error| error.to_string())?;
         let metadata = HashMap::from([(KEY.to_string(), about)]);
-        write_atomically(path, &tensors::to_bytes(network.layout(), weights, Some(metadata)).map_err(bad)?)
+        tensors::to_bytes(network.layout(), weights, Some(metadata))
     }
 
     /// Builds the network, for a file of `size` bytes.
@@ -194,8 +203,18 @@ impl SavedModel {
 
     fn parse_with(bytes: &[u8], relearn: Relearn) -> Result<Self, String> {
         #[derive(Deserialize)]
-        struct Versioned {
+        struct Outline {
             format: Option<u32>,
+            encoding: Option<EncodingOutline>,
+        }
+        #[derive(Deserialize)]
+        struct EncodingOutline {
+            input: InputOutline,
+        }
+        #[derive(Deserialize)]
+        struct InputOutline {
+            #[serde(default)]
+            features: u64,
         }
         let (_, metadata) =
             SafeTensors::read_metadata(bytes).map_err(|error| format!("no safetensors file ({error})"))?;
@@ -203,7 +222,13 @@ impl SavedModel {
             "the file does not say which model its tensors are of; only files that Downhill wrote can be used",
         )?;
         let bad = |error: serde_json::Error| format!("metadata `{KEY}`: {error}");
-        let Versioned { format } = serde_json::from_str(text).map_err(bad)?;
+        let Outline { format, encoding } = serde_json::from_str(text).map_err(bad)?;
+        // Each feature has a weight. Checked before the features get names.
+        if let Some(features) = encoding.map(|encoding| encoding.input.features)
+            && features > bytes.len() as u64 / 4
+        {
+            return Err(format!("the file is too short to contain a weight for each of {features} features"));
+        }
         let (about, data_root) = match format {
             Some(FORMAT) => (serde_json::from_str::<AboutModel>(text).map_err(bad)?, None),
             Some(later) if later > FORMAT => {
