@@ -178,15 +178,19 @@ fn a_dash_reads_standard_input() {
     assert_eq!(run(train(dir, "stdin", &from_stdin).stdin(stdin())).hash(), wanted);
     let ended = run(downhill(&["data", "inspect", "csv:-"]).stdin(stdin()));
     assert!(ended.status.success() && ended.stdout.contains("100"), "{ended}");
-    // Prediction does not need the training data, which came from standard input and cannot be read again.
-    let ended = run(downhill(&["predict"]).arg(dir.join("stdin")).args(["--data", "csv:-"]).stdin(stdin()));
-    assert!(ended.status.success() && ended.stdout.lines().count() == 101, "{ended}");
-    let predict = |source: &str| {
+    // The data of the run cannot be read again, but predictions do not need it.
+    let ended = run(downhill(&["evaluate"]).arg(dir.join("stdin")).stdin(stdin()));
+    assert!(
+        ended.status.code() == Some(1) && ended.stderr.contains("the run read standard input"),
+        "{ended}"
+    );
+    let predict = |model: &str, source: &str| {
         let mut command = downhill(&["predict"]);
-        run(command.arg(dir.join("file")).args(["--data", source]).stdin(stdin()))
+        run(command.arg(dir.join(model)).args(["--data", source]).stdin(stdin())).stdout
     };
-    let from_file = format!("csv:{}", dir.join("data.csv").display());
-    assert_eq!(predict("csv:-").stdout, predict(&from_file).stdout);
+    let from_file = predict("file", &format!("csv:{}", dir.join("data.csv").display()));
+    assert_eq!(predict("stdin", "csv:-"), from_file);
+    assert_eq!(predict("file", "-"), from_file);
     // Standard input cannot be read twice.
     let twice = [&from_stdin[..], &["--set", "data.test=csv:-"]].concat();
     let ended = run(train(dir, "twice", &twice).stdin(stdin()));

@@ -37,18 +37,18 @@ impl SavedRun {
         let run_file = folder.join(RUN_FILE);
         if !run_file.is_file() {
             return Err(bad(
-                "the file has no run.toml beside it, which would name the run's data; name a source with --data",
+                "the file has no run.toml beside it, which would name the run's data; give a source with --data",
             ));
         }
         let run = RunConfig::load(&run_file, sets)?;
         if run.data.train.starts_with("arrays:") {
             return Err(bad(
-                "the run was trained on arrays, which are not saved with it; name a source with --data",
+                "the run was trained on arrays, which are not saved with it; give a source with --data",
             ));
         }
         if run.data.reads_stdin() {
             return Err(bad(
-                "the run read standard input, which cannot be read again; name a source with --data",
+                "the run read standard input, which cannot be read again; give a source with --data",
             ));
         }
         let root: PathBuf = match data_root {
@@ -59,7 +59,7 @@ impl SavedRun {
         if job.data.encoder() != *model.encoder() {
             return Err(bad(&format!(
                 "the training data, `{}` in {}, is not what the run was trained on: its columns, classes or preprocessing \
-                 differ; put it back, name the folder of a copy with --data-root, or name a source with --data",
+                 differ; put it back, name the folder of a copy with --data-root, or give a source with --data",
                 job.run.data.train,
                 root.display()
             )));
