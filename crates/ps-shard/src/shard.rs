@@ -4,7 +4,7 @@
 //! A shard does not need to know the members of the run: it makes its part of a step when all leaves have
 //! arrived, from whichever workers. It reports this to its coordinator, and serves workers as the coordinator
 //! does. The coordinator sends it the weights to resume from, before the first step and whenever a server was
-//! lost; the shard outlives its coordinator's process. [`start`] takes a loaded job. [`Shard::enter`]
+//! lost; the shard outlives its coordinator's process. [`start`] takes a loaded job. [`Shard::connect`]
 //! connects a worker in the same process without a socket.
 
 use crate::outbox::OutboxStream;
