@@ -11,7 +11,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORKERS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]
 LINKS = ["10Gbit", "25Gbit"]
-PARTS = ["1", "8", "beside"]
+PARTS = ["1", "8", "colocated"]
 # Hidden widths, batch, leaf, samples.
 WORKS = [([512, 256], 1024, 32, 8192), ([2048, 2048], 65536, 64, 65536)]
 RUN = """
@@ -51,7 +51,7 @@ def main():
 
 
 def title(parts):
-    return {"1": "one server", "beside": "beside"}.get(parts, f"{parts} servers")
+    return {"1": "one server", "colocated": "colocated"}.get(parts, f"{parts} servers")
 
 
 def simulate(run, link, parts):

@@ -112,7 +112,7 @@ def parse():
     parser.add_argument("results", help="file of JSON lines that is added to; the table is of all that is in it")
     parser.add_argument("--work", nargs="*", default=["512-256:1024:32"], help="hidden widths:batch:leaf")
     parser.add_argument("--link", nargs="+", default=["none"], help="none for loopback, or rates such as 1Gbit")
-    parser.add_argument("--parts", nargs="+", default=["1", "2", "beside"])
+    parser.add_argument("--parts", nargs="+", default=["1", "2", "colocated"])
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--seconds", type=float, default=1.5, help="of each run, as predicted")
     return parser.parse_args()
@@ -160,7 +160,7 @@ def loopback(run, out, parts, workers, steps):
 
 def shaped(run, out, parts, workers, steps, link):
     """Runs the processes of `loopback` in separate network namespaces."""
-    servers = 1 if parts == "beside" else int(parts)
+    servers = 1 if parts == "colocated" else int(parts)
     names = [f"downhill-{index}" for index in range(servers + workers)]
     started = []
     try:
@@ -169,7 +169,7 @@ def shaped(run, out, parts, workers, steps, link):
         for index, name in enumerate(names):
             namespace(index, name, link)
         coordinator = f"{NETWORK}.1:{PORT}"
-        flags = {"beside": ["--shards-colocated", str(workers)], "1": []}.get(parts, ["--shard", f"0/{parts}"])
+        flags = {"colocated": ["--shards-colocated", str(workers)], "1": []}.get(parts, ["--shard", f"0/{parts}"])
         server = [PROGRAMS / "ps-server", run, "--listen", coordinator, "--insecure", "--quiet", "--out", out]
         server += ["--min-workers", str(workers), "--set", f"train.steps={steps}", *flags]
         started.append(start(names[0], server))
@@ -182,7 +182,7 @@ def shaped(run, out, parts, workers, steps, link):
             if workers == os.cpu_count():
                 # `downhill launch` binds workers in this case as well.
                 worker += ["--cpus", str(index - servers)]
-            if parts == "beside":
+            if parts == "colocated":
                 worker += ["--host-shard", "--shard-listen", f"{NETWORK}.{index + 1}:0", "--insecure"]
             started.append(start(names[index], worker))
         if started[0].wait(120) != 0:

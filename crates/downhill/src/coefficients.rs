@@ -7,7 +7,7 @@ use ps_data::{Encoder, Standard};
 /// [`Model::coefficients`](crate::Model::coefficients).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coefficients {
-    /// Name of each feature. A category is a feature of its own, such as `color=red`, and is 1 or 0.
+    /// Name of each feature. Each category is a separate feature, such as `color=red`, which is 1 or 0.
     pub feature_names: Vec<String>,
     /// One function for values, rates and two classes; otherwise one for each class.
     pub functions: Vec<LinearFunction>,

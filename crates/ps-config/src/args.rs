@@ -16,7 +16,7 @@ pub struct RunArgs {
     /// Override a key of the run file; can be repeated
     ///
     /// For example, --set train.batch=256. Strings need no quotes. With nothing after the equals sign, as in
-    /// --set train.steps=, the key is unset: it has its default, as if it were not in the run file.
+    /// --set train.steps=, the key has its default, as if it were not in the run file.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
 }
@@ -43,7 +43,7 @@ pub struct CheckpointArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub checkpoint_every: Option<u64>,
 
-    /// Save a checkpoint this long after the last; 0 for never
+    /// Save a checkpoint SECONDS after the last one; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = CHECKPOINT_SECONDS)]
     pub checkpoint_seconds: u64,
 
@@ -51,7 +51,7 @@ pub struct CheckpointArgs {
     #[arg(long, value_name = "K", default_value_t = CHECKPOINTS_KEPT, value_parser = clap::value_parser!(u32).range(1..))]
     pub checkpoint_keep: u32,
 
-    /// Start from step 0 if there are checkpoints but all of them are damaged
+    /// Start from step 0 if all checkpoints are damaged
     ///
     /// Without this flag, Downhill refuses to start such a run.
     #[arg(long)]

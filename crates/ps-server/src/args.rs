@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Hold the weights of a run and apply the gradients that workers compute
 ///
-/// Workers connect to this server with ps-worker. With --shard, several servers each hold a part of the
+/// Workers connect to this server with ps-worker. With --shard, several servers each hold a shard of the
 /// weights.
 #[derive(Parser)]
 #[command(name = "ps-server", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
@@ -55,14 +55,14 @@ pub struct Arguments {
           help_heading = "Workers")]
     pub min_workers: u32,
 
-    /// Maximum number of workers; more are turned away
+    /// Maximum number of workers; further ones are refused
     #[arg(long, value_name = "N", default_value_t = ServerOptions::default().max_workers,
           value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Workers")]
     pub max_workers: u32,
 
-    /// End the run if workers or shards are missing this long
+    /// End the run if workers or shards are missing for this long
     ///
-    /// A shard ends if its coordinator is missing for this long.
+    /// A shard exits if its coordinator is missing for this long.
     #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().join_timeout.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..), help_heading = "Workers")]
     pub join_timeout: u64,
@@ -72,7 +72,7 @@ pub struct Arguments {
           value_parser = clap::value_parser!(u64).range(1..), help_heading = "Workers")]
     pub worker_timeout: u64,
 
-    /// Also give work to a second worker after this long
+    /// Reassign leaves that a worker has not delivered after this long
     #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().work_timeout.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..), help_heading = "Workers")]
     pub work_timeout: u64,
@@ -80,14 +80,14 @@ pub struct Arguments {
     /// Share of gradient sums to check with a second worker
     ///
     /// From 0 for none to 1 for all. The second worker computes the same sums, and the server compares the
-    /// bits. A worker that sent a wrong sum is banned, and the step is made without it. Checking costs this
-    /// share of additional computation, and new weights are sent only once a step is complete. Not supported
-    /// with sharded weights.
+    /// bits. A worker that sent a wrong sum is banned, and the step is made without it. This adds the same
+    /// share of computation, and new weights are sent only once a step is complete. Not supported with
+    /// sharded weights.
     #[arg(long, value_name = "R", default_value_t = 0.0, value_parser = parse_fraction, conflicts_with_all = ["shard", "shards_colocated"],
           help_heading = "Workers")]
     pub audit: f64,
 
-    /// Exit with 0 even if the weights may hold wrong sums
+    /// Exit with 0 even if the weights may contain wrong sums
     ///
     /// With an --audit share below 1, a worker that is banned may have sent other wrong sums before. The run
     /// then goes back to the last checkpoint before the worker's first contribution. If none is kept, the run
@@ -95,16 +95,16 @@ pub struct Arguments {
     #[arg(long, help_heading = "Workers")]
     pub accept_tainted: bool,
 
-    /// Hold only part I of S of the weights
+    /// Hold only shard I of S of the weights
     ///
-    /// Part 0 is the coordinator, which also distributes the work. Each other part is a separate process, started with
-    /// --coordinator.
+    /// Shard 0 is the coordinator, which also distributes the work. Each other shard is a separate process,
+    /// started with --coordinator.
     #[arg(long, value_name = "I/S", value_parser = parse_shard, help_heading = "Sharding")]
     pub shard: Option<(u32, u32)>,
 
     /// Address of the server that was started with --shard 0/S
     ///
-    /// Part 0 ignores this flag, so all parts can be started with the same flags.
+    /// Shard 0 ignores this flag, so all shards can be started with the same flags.
     #[arg(long, value_name = "ADDRESS", requires = "shard", help_heading = "Sharding")]
     pub coordinator: Option<String>,
 
@@ -112,7 +112,7 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDRESS", requires = "coordinator", help_heading = "Sharding")]
     pub advertise: Option<String>,
 
-    /// Hold no weights: N workers with --host-shard hold a part each
+    /// Hold no weights: N workers with --host-shard hold a shard each
     #[arg(long, alias = "shards-beside", value_name = "N", conflicts_with = "shard", value_parser = clap::value_parser!(u32).range(1..=1024),
           help_heading = "Sharding")]
     pub shards_colocated: Option<u32>,
@@ -158,7 +158,7 @@ pub struct Arguments {
     #[arg(long, help_heading = "Security")]
     pub insecure: bool,
 
-    /// Each worker has its own certificate or token
+    /// Identify each worker by its own certificate or token
     ///
     /// A ban then follows the subject and issuer of the certificate, or the line of the token in
     /// --token-file, and a second worker with the same one is refused while the first is connected. Without

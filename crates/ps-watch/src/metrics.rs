@@ -41,7 +41,11 @@ impl Collector for Source {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut page = Page(encoder);
         let version = [("version", env!("CARGO_PKG_VERSION"))];
-        page.gauges("downhill_build_info", "1, and the version of this program", [(version, 1.0)])?;
+        page.gauges(
+            "downhill_build_info",
+            "Always 1; the label is the version of this program",
+            [(version, 1.0)],
+        )?;
         match self {
             Source::Server(run_state) => {
                 page.meter(&run_state.meter)?;
@@ -114,7 +118,7 @@ impl Page<'_> {
     fn run(&mut self, snapshot: &RunSnapshot) -> Result<(), Error> {
         self.counter("downhill_steps", "Steps made", snapshot.steps as f64)?;
         self.gauge("downhill_steps_planned", "Steps of the whole run", Some(snapshot.about.steps as f64))?;
-        self.gauge("downhill_epoch", "The epoch, from 1", Some(snapshot.epoch.into()))?;
+        self.gauge("downhill_epoch", "Current epoch, from 1", Some(snapshot.epoch.into()))?;
         self.counter("downhill_samples", "Training samples seen", snapshot.samples as f64)?;
         self.gauge(
             "downhill_train_loss",
@@ -173,10 +177,10 @@ impl Page<'_> {
             "Seconds that steps waited for a worker alone",
             held_up,
         )?;
-        let reassigned = "Leaves of late or lost workers that were also given to others";
+        let reassigned = "Leaves of late or lost workers that were reassigned";
         self.counter("downhill_rescued_leaves", reassigned, snapshot.reassigned as f64)?;
         self.counter("downhill_audited_nodes", "Sums computed twice and compared", snapshot.audited as f64)?;
-        let bans = "Workers banned because a sum of theirs was wrong";
+        let bans = "Workers banned for sending a wrong sum";
         self.counter("downhill_banned_workers", bans, snapshot.bans.len() as f64)?;
         let is_tainted = f64::from(u8::from(snapshot.bans.iter().any(Ban::is_tainting)));
         let tainted = "1 if the weights may contain wrong sums of a banned worker";
@@ -184,11 +188,15 @@ impl Page<'_> {
         let checkpoint = snapshot.checkpoint;
         self.gauge(
             "downhill_checkpoint_step",
-            "Steps in the newest durable checkpoint",
+            "Steps made at the newest durable checkpoint",
             checkpoint.map(|it| it.0 as f64),
         )?;
         let age = checkpoint.map(|(_, since)| since.elapsed().as_secs_f64());
-        self.gauge("downhill_checkpoint_age_seconds", "Seconds since it became durable", age)?;
+        self.gauge(
+            "downhill_checkpoint_age_seconds",
+            "Seconds since the newest checkpoint became durable",
+            age,
+        )?;
         let is_ended = f64::from(u8::from(snapshot.phase.is_over()));
         self.gauge("downhill_run_ended", "1 once the run is over", Some(is_ended))
     }

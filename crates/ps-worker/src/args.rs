@@ -68,10 +68,10 @@ pub struct Arguments {
     )]
     pub allow_url: Vec<String>,
 
-    /// Also hold a part of the weights
+    /// Also hold a shard of the weights
     ///
-    /// The gradients of that part do not pass through a socket on this machine. The server must have been started with
-    /// --shards-colocated.
+    /// This worker's gradients for that shard do not pass through a socket. The server must have been started
+    /// with --shards-colocated.
     #[arg(long, alias = "with-shard", help_heading = "Sharding")]
     pub host_shard: bool,
 
@@ -122,7 +122,7 @@ Examples:
   # A worker with its data in /data, for a server that requires a token
   ps-worker --server train.example:4370 --token-file token --data-root /data
 
-  # A worker that also holds a part of the weights
+  # A worker that also holds a shard of the weights
   ps-worker --server 127.0.0.1:4370 --host-shard";
 
 const EXIT_CODES: &str = "\
@@ -135,7 +135,7 @@ Exit codes:
   130  stopped by Ctrl-C before the run was done
   143  stopped by SIGTERM before the run was done
 
-If the server stops, the worker waits for it for the time that --connect-timeout gives. Code 42 means that the run file, data, version, certificate or token of the worker does not match that of the server, or that \
+If the server stops, the worker tries to reconnect until --connect-timeout has passed. Code 42 means that the run file, data, version, certificate or token of the worker does not match that of the server, or that \
 its gradients were wrong. Starting the worker again cannot help.";
 
 impl Arguments {

@@ -13,9 +13,9 @@ use std::process::ExitCode;
 
 /// Measure how fast Downhill runs on this machine
 ///
-/// Each figure is shown as soon as it is measured, beside what bounds it: matrix products beside the peak of
-/// the core, the server's update beside a copy in memory, rounds beside bare sockets. Run it on an otherwise
-/// idle machine.
+/// Shows each figure as soon as it is measured, next to the figure that bounds it: the peak of the core for
+/// matrix products, a copy in memory for the server's update, and bare sockets for rounds. Run it on an
+/// otherwise idle machine.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {

@@ -11,9 +11,10 @@ use std::process::ExitCode;
 /// Print the coefficients of a linear model
 ///
 /// Prints the intercept and a coefficient for each feature of a linear, logistic, softmax or Poisson
-/// regression, in the units of the data: standardization is already taken into account. A category is a
-/// feature that is 1 or 0. With two classes, they belong to the log-odds of the second one; with more, each
-/// class has its own; with counts, they belong to the logarithm of the rate.
+/// regression, in the units of the data: standardization is already taken into account. Each category of a
+/// column is a feature that is 1 or 0. With two classes, the coefficients are those of the log-odds of the
+/// second class; with more, each class has its own coefficients. For a Poisson regression, they are those of
+/// the logarithm of the rate.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {

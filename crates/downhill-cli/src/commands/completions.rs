@@ -9,7 +9,7 @@ use std::process::ExitCode;
 /// Print the completion script of a program for a shell
 ///
 /// The script is printed to standard output. With --out, the scripts of all three programs are written to
-/// files, whose names are those that the shell expects.
+/// files with the names that the shell expects.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
 pub(crate) struct Arguments {

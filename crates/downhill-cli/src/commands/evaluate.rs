@@ -10,10 +10,11 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Measure a trained model
+/// Evaluate a trained model
 ///
-/// With --data, this needs the model file and that source. Without it, this measures on the validation part and the test source
-/// of the run, as training does at its end, and reads the data that the run.toml beside the model file names.
+/// With --data, evaluates the model on that source, and needs only the model file. Without it, evaluates the
+/// model on the validation part and the test source of its run, as training does at its end, and reads the
+/// data that the run.toml next to the model file names.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -23,12 +24,12 @@ pub(crate) struct Arguments {
 
     /// Override a key of the run file; can be repeated
     ///
-    /// For example, --set data.test=csv:other.csv. With nothing after the equals sign, as in --set data.test=, the key is
-    /// unset: it has its default, as if it were not in the run file.
+    /// For example, --set data.test=csv:other.csv. With nothing after the equals sign, as in --set
+    /// data.test=, the key has its default, as if it were not in the run file.
     #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "source")]
     sets: Vec<String>,
 
-    /// Measure on this source instead, such as csv:new.csv
+    /// Evaluate on this source instead, such as csv:new.csv
     ///
     /// Relative paths start from the current folder, not from the run file's.
     #[arg(long = "data", value_name = "SOURCE", help_heading = "Data")]

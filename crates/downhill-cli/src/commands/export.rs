@@ -7,7 +7,7 @@ use ps_config::LogArgs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Write a model in a format that other programs run
+/// Export a model to a format that other programs can run
 ///
 /// With --format onnx, writes an ONNX file that contains the preprocessing. It has an input for each column of the training
 /// table, or one for pixels or features, and the outputs `label` and `probabilities` of a classifier or `variable` of a
@@ -25,9 +25,9 @@ pub(crate) struct Arguments {
 
     /// Inputs of the exported model
     ///
-    /// With features, there is a single input of numbers instead: a column for each feature, where a category is a column of 0
-    /// or 1 for each of its values, before clipping, filling and standardization. Runtimes without strings need this, and models
-    /// with columns of dates.
+    /// With features, there is a single input of numbers instead: a column for each feature, where a category
+    /// is a column of 0 or 1 for each of its values, before clipping, filling and standardization. Runtimes
+    /// without strings, and models with columns of dates, need this.
     #[arg(long, value_name = "INPUT", default_value = "columns")]
     input: Input,
 

@@ -14,13 +14,13 @@ use std::process::ExitCode;
 
 /// Predict with a trained model
 ///
-/// Writes one line per sample, in the order of the source: the predicted class and the probability of each class, or the
-/// predicted value or rate. Nothing but the model file and the source is read. The source needs no labels, and its labels are
-/// ignored.
+/// Writes one line per sample, in the order of the source: the predicted class and the probability of each
+/// class, or the predicted value or rate. Only the model file and the source are read. Labels in the source are
+/// ignored, and may be absent.
 ///
-/// Rows of a table are read and predicted in blocks, so that any number of them fits into memory. Columns are matched by name.
-/// Columns that the model does not use are ignored, and a category that is not in the training data counts as none of the known
-/// ones; a note reports both.
+/// Rows of a table are read and predicted in blocks, so a table can be larger than the memory. Columns are
+/// matched by name. Columns that the model does not use are ignored, and a category that is not in the training
+/// data counts as none of the known ones; a note reports both.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {

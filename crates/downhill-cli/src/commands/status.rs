@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
           value_parser = clap::value_parser!(u64).range(1..))]
     watch: Option<u64>,
 
-    /// Have the run saved after the current step, and wait until it is
+    /// Save a checkpoint after the current step, and wait until it is durable
     #[arg(long, conflicts_with = "watch")]
     checkpoint: bool,
 

@@ -8,7 +8,7 @@ use ps_worker::observe;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// End a run on a server for good, with its results so far saved
+/// End a run on a server for good, and save its results so far
 ///
 /// The server saves the run; then server, shards and workers exit with code 3, so that supervisors do not
 /// restart them. A server that is started again in the same folder exits with code 3, too, until it is

@@ -24,13 +24,13 @@ const NAME: usize = 24;
 /// Explain the output and the gradient for one sample
 ///
 /// For a sample of a table (CSV or LIBSVM), lists the columns that contribute most to the output before the
-/// head: weight × input, where the contributions and the bias sum to the output, or gradient × input if the
-/// model has hidden layers.
+/// head. A contribution is weight × input, so that the contributions and the bias add up to the output. If
+/// the model has hidden layers, it is gradient × input.
 ///
-/// For any sample, computes the gradient of its loss, and shows the outputs beside their targets. Then lists,
-/// layer by layer from the last to the first, the biases, weights and activations with the largest gradients
-/// and the direction in which they would have to change. Activations cannot be changed directly: their
-/// gradient is what propagates to the layer before.
+/// For any sample, computes the gradient of its loss, and shows each output next to its target. Then lists,
+/// layer by layer from the last to the first, the biases, weights and activations with the largest gradients,
+/// and the direction in which each would have to change to lower the loss. Activations cannot be changed
+/// directly; their gradient is what propagates to the previous layer.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "I")]
     sample: usize,
 
-    /// Number of columns and gradients to show [default: 10, 5]
+    /// Number of columns and gradients to show [default: 10 and 5]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=1000))]
     top: Option<u16>,
 
@@ -61,7 +61,7 @@ pub(crate) struct Arguments {
 
     /// Part of the run's data that contains the sample
     ///
-    /// The data is read again, as the run.toml beside the model file names it.
+    /// Reads the data that the run.toml next to the model file names.
     #[arg(long, default_value = "train", conflicts_with = "source", help_heading = "Data")]
     part: DataPart,
 

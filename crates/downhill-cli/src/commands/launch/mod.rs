@@ -24,7 +24,7 @@ use tempfile::TempDir;
 /// Train a model with server and worker processes on this machine
 ///
 /// Starts ps-server and the workers, prefixes each line of their output with the name of the process, and
-/// ends with the server's summary. The weights are bit-identical to those of 'downhill train'.
+/// prints the server's summary at the end. The weights are bit-identical to those of 'downhill train'.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
 pub(crate) struct Arguments {

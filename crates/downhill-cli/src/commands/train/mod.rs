@@ -19,8 +19,8 @@ use std::time::Duration;
 
 /// Train a model in this process
 ///
-/// The weights do not depend on --threads, --workers or --reference: their SHA-256, printed last, is the same
-/// for all of them and for 'downhill launch'.
+/// The weights do not depend on --threads, --workers or --reference. The last line of the output is their
+/// SHA-256, which is the same for 'downhill launch'.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{DETAILS}"))]
 pub(crate) struct Arguments {
@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
 
     /// Train with K seeds and keep the run with the best validation result
     ///
-    /// The first seed is that of the run file. The runs train side by side.
+    /// The first seed is that of the run file. The runs train concurrently.
     #[arg(long, value_name = "K", conflicts_with_all = ["reference", "dashboard", "metrics", "tensorboard", "trace"],
           value_parser = clap::value_parser!(u16).range(2..=1000))]
     restarts: Option<u16>,
@@ -81,8 +81,8 @@ contains a folder for each run, and the results of the best one.
 Stopping and resuming:
 Ctrl-C ends training after the current step, saves the run and its results so far, and exits with code 130; a second Ctrl-C \
 exits immediately. Either way, the command that resumes the run is printed. To resume a run, however it ended, start it again \
-with --out set to its folder. train.epochs and train.steps may be changed then if every step already made would have been the \
-same, so --out DIR --set train.epochs=20 extends a finished run.";
+with --out set to its folder. You can change train.epochs and train.steps when you resume, if every step already \
+made would have been the same. For example, --out DIR --set train.epochs=20 extends a finished run.";
 
 /// Trains and prints the summary, whose last line is the hash of the weights.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {

@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
 
     /// Number of signals to send
     ///
-    /// If a run ends before that, it is started again from the beginning.
+    /// If the run ends before that, it is started again from the beginning.
     #[arg(long, value_name = "N", default_value_t = 40)]
     signals: u32,
 
