@@ -65,11 +65,11 @@ pub struct ClassificationScores {
 /// Means over classes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClassAverage {
-    /// Mean precision.
+    /// Mean of the precision of each class.
     pub precision: f64,
-    /// Mean recall.
+    /// Mean of the recall of each class.
     pub recall: f64,
-    /// Mean F1.
+    /// Mean of the F1 score of each class.
     pub f1: f64,
 }
 

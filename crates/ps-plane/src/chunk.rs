@@ -31,9 +31,9 @@ pub(crate) struct Chunk {
 /// A chunk of weights in both forms: as it is kept, and as it travels to workers.
 #[derive(Clone)]
 pub(crate) struct ServedChunk {
-    /// Little-endian binary32.
+    /// The weights that the optimizer updates, in little-endian binary32.
     pub kept: Bytes,
-    /// In the precision of the run.
+    /// What workers receive, in the precision of the run.
     pub sent: Bytes,
 }
 

@@ -15,7 +15,7 @@ pub struct GradientChunk {
     pub node: Node,
     /// Index of its first element in the flat vector of parameters.
     pub offset: usize,
-    /// Little-endian binary32.
+    /// The elements, in little-endian binary32.
     pub bytes: Bytes,
 }
 
@@ -57,7 +57,7 @@ pub struct OptimizerStateChunk {
     pub vector: usize,
     /// Index of the chunk's first element in the vector.
     pub offset: usize,
-    /// Little-endian binary32.
+    /// The elements, in little-endian binary32.
     pub bytes: Bytes,
 }
 

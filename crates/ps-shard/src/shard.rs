@@ -421,9 +421,9 @@ struct ShardDriver {
 /// Weights and state of some version, while they arrive.
 struct IncomingWeights {
     version: u64,
-    /// `[kept]`.
+    /// Elements that this shard keeps, `[kept]`.
     weights: Vec<f32>,
-    /// `[vectors, kept]`.
+    /// State vectors of the optimizer and the policies, `[vectors, kept]`.
     state: Vec<f32>,
     /// Number of steps behind the optimizer's state.
     count: u64,

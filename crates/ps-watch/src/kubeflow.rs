@@ -173,8 +173,8 @@ fn status(percent: u64, left: Option<u64>, metrics: &[(&str, Option<f64>)]) -> V
     } })
 }
 
-/// Formats a time in UTC, to the second: `2026-01-31T23:59:59Z`. The conversion of days to dates is
-/// Hinnant's, <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
+/// Formats a time in UTC, to the second: `2026-01-31T23:59:59Z`. Converts days to dates as in Hinnant's
+/// [`civil_from_days`](https://howardhinnant.github.io/date_algorithms.html#civil_from_days).
 fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);

@@ -1,7 +1,7 @@
 //! Runs exported models in tract and compares their outputs with Downhill's predictions.
 //!
 //! The only argument is a folder that `tests/it/onnx.rs` has filled. Prints a line for each model and kind of input,
-//! like `tests/outside/onnx_models.py`, which does the same with ONNX Runtime.
+//! like `tests/outside/onnx_models.py`, which runs the models in ONNX Runtime.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -132,7 +132,7 @@ fn table(path: &Path, model: &InferenceModel) -> TractResult<Vec<Tensor>> {
         if model.outlet_fact(*outlet)?.datum_type.concretize() == Some(String::datum_type()) {
             return tensor1(&cells.map(String::from).collect::<Vec<String>>()).into_shape(&[rows.len(), 1]);
         }
-        // A cell that is no number marks a missing value.
+        // A cell that is not a number marks a missing value.
         let numbers: Vec<f32> = cells.map(|cell| cell.parse().unwrap_or(f32::NAN)).collect();
         Tensor::from_shape(&[rows.len(), 1], &numbers)
     };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Monitor {
-    /// Mean loss.
+    /// Mean loss over the samples; smaller is better.
     #[default]
     Loss,
     /// Share of samples whose class was predicted.
