@@ -43,7 +43,7 @@ pub struct CheckpointArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub checkpoint_every: Option<u64>,
 
-    /// Save a checkpoint SECONDS after the last one; 0 for never
+    /// Save a checkpoint SECONDS after the last; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = CHECKPOINT_SECONDS)]
     pub checkpoint_seconds: u64,
 

@@ -60,9 +60,9 @@ pub struct Arguments {
           value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Workers")]
     pub max_workers: u32,
 
-    /// End the run if workers or shards are missing for this long
+    /// How long to wait for missing workers or shards
     ///
-    /// A shard exits if its coordinator is missing for this long.
+    /// After that, the run ends. A shard exits if its coordinator is missing for this long.
     #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().join_timeout.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..), help_heading = "Workers")]
     pub join_timeout: u64,
@@ -72,7 +72,7 @@ pub struct Arguments {
           value_parser = clap::value_parser!(u64).range(1..), help_heading = "Workers")]
     pub worker_timeout: u64,
 
-    /// Reassign leaves that a worker has not delivered after this long
+    /// Reassign leaves that a worker holds for this long
     #[arg(long, value_name = "SECONDS", default_value_t = ServerOptions::default().work_timeout.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..), help_heading = "Workers")]
     pub work_timeout: u64,

@@ -35,9 +35,10 @@ pub(crate) struct Arguments {
     #[arg(long = "data", value_name = "SOURCE", help_heading = "Data")]
     source: Option<String>,
 
-    /// Refuse columns that the model does not use, and categories that are not in the training data
+    /// Refuse columns that the model does not use, and unknown categories
     ///
-    /// Without it, such columns are ignored, and such categories count as none of the known ones. A note reports both.
+    /// An unknown category is one that does not occur in the training data. Without this flag, such columns
+    /// are ignored, and such categories count as none of the known ones; a note reports both.
     #[arg(long, requires = "source", help_heading = "Data")]
     strict: bool,
 

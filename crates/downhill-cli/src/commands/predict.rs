@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Format of the output [default: by the extension of --output, or as the input]
+    /// Format of the output [default: that of --output or of the input]
     #[arg(long, value_name = "FORMAT")]
     output_format: Option<Format>,
 
@@ -40,9 +40,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
     keep: Vec<String>,
 
-    /// Source of the samples, such as new.csv, new.jsonl, csv:new or idx:images.gz; - is standard input
+    /// Samples to predict, such as new.csv; - for standard input
     ///
-    /// Relative paths start from the current folder, not from the run file's.
+    /// The format of a file follows from --format or from its extension, such as .csv or .jsonl. Other
+    /// sources are written as in run files, such as csv:new or idx:images.gz. Relative paths start from the
+    /// current folder, not from the run file's.
     #[arg(long = "data", value_name = "SOURCE", default_value = "-", help_heading = "Data")]
     source: String,
 
@@ -50,7 +52,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FORMAT", help_heading = "Data")]
     format: Option<Format>,
 
-    /// Refuse columns that the model does not use, and categories that are not in the training data
+    /// Refuse columns that the model does not use, and unknown categories
     #[arg(long, help_heading = "Data")]
     strict: bool,
 
@@ -69,8 +71,8 @@ enum Format {
 const EXAMPLES: &str = "\
 Examples:
   downhill predict runs/digits-1 --data digits:100 --output predictions.csv
-  downhill predict runs/adult-1 --data new.csv --keep id --output predictions.csv
-  zcat new.jsonl.gz | downhill predict model.safetensors --format jsonl > predictions.jsonl";
+  downhill predict runs/adult-1 --data new.csv --keep id --output out.csv
+  zcat new.jsonl.gz | downhill predict runs/adult-1 --format jsonl > out.jsonl";
 
 impl Format {
     /// Returns the format that the extension of a file suggests.
