@@ -111,7 +111,7 @@ impl Column {
     }
 }
 
-/// A source in memory, encoded but not yet standardised.
+/// The samples of a source in memory, encoded but not yet scaled.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     /// The features of each sample.

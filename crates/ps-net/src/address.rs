@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The address of a server.
+/// The address of a server, parsed from `HOST:PORT` or `unix:PATH`. [`Address::connect`] opens a connection
+/// to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A host, by name or number, and a port.

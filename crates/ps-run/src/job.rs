@@ -16,7 +16,10 @@ use ps_plan::BatchPlan;
 use std::fmt;
 use std::path::Path;
 
-/// Everything that a process needs to take part in a run, loaded and checked for consistency.
+/// Everything that a process needs to take part in a run, loaded and checked for consistency: the run file,
+/// the data, the model and the settings that follow from them.
+///
+/// [`Job::load`] reads the sources that the run file names; [`Job::new`] takes data that is already in memory.
 pub struct Job {
     /// The resolved run file.
     pub run: RunConfig,

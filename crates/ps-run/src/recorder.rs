@@ -30,8 +30,11 @@ use std::time::{Duration, Instant};
 /// The activity after the last step.
 const EVALUATING: &str = "evaluating the final weights";
 
-/// Records a run. A driver reports every step to it, and asks it what to hand over. A step costs one clock
-/// reading and a few additions.
+/// Records a run: its metrics, checkpoints, bans and results.
+///
+/// After each step, a driver calls [`Recorder::step`] and then [`Recorder::needs`], which says whether it must
+/// hand over the weights; at the end, it calls [`Recorder::finish`]. A step costs one clock reading and a few
+/// additions, unless an observer needs more.
 pub struct Recorder {
     plan: BatchPlan,
     folder: Option<RunFolder>,

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Most lines that are kept. Beyond that, every second line of steps is dropped.
+/// Maximum number of lines of metrics to keep. Beyond that, every second line of steps is dropped.
 const MAX_LINES: usize = 4000;
 /// Upper bounds of the histogram of step durations, in seconds.
 pub const STEP_BOUNDS: [f64; 16] =
@@ -37,7 +37,7 @@ pub const STEP_BOUNDS: [f64; 16] =
 /// The live state of a run, shared by the threads that train and those that show it.
 #[derive(Debug)]
 pub struct RunState {
-    /// The process's time by activity, and its bytes.
+    /// The time that this process spends on each activity, and the bytes that it sends and receives.
     pub meter: Arc<Meter>,
     is_watched: AtomicBool,
     changes: AtomicU64,
