@@ -90,7 +90,12 @@ impl Model {
     /// let rows = Array2::from_shape_fn((40, 3), |(row, column)| (row * (column + 2) % 7) as f32);
     /// let labels: Vec<&str> = (0..40).map(|row| if row % 7 < 3 { "low" } else { "high" }).collect();
     /// let data = Dataset::from_arrays(rows, labels)?;
-    /// let model = Run::new().set("model.kind", "softmax").data(&data).train()?.model;
+    /// let run = Run::new()
+    ///     .set("model.kind", "softmax")
+    ///     .set("train.epochs", 5)
+    ///     .set("train.batch", 8)
+    ///     .set("learning_rate.initial", 0.1);
+    /// let model = run.data(&data).train()?.model;
     /// let folder = tempfile::tempdir().expect("a folder");
     /// std::fs::write(folder.path().join("model.onnx"), model.to_onnx()?).expect("the file is written");
     /// # Ok::<(), downhill::Error>(())
