@@ -89,7 +89,7 @@ pub(super) fn run_file(run: &RunConfig, data: &str, found: &Inspection, is_run: 
     };
     let batch = (found.samples / 2).clamp(1, 32);
     format!(
-        "{data}\n[model]\nkind = \"{kind}\"\n\n[train]\nepochs = 20\nbatch = {batch}\n\n[learning_rate]\ninitial = {rate}\n"
+        "{data}\n[model]\nkind = \"{kind}\"\n\n[train]\nepochs = 20\nbatch = {batch}\n\n[learning_rate]\ninitial = {rate}\nschedule = \"cosine\"\n"
     )
 }
 
