@@ -59,7 +59,7 @@ enum Rows {
 
 /// Rows that are encoded.
 pub struct Block {
-    /// The samples.
+    /// The encoded rows, without targets.
     pub split: Split,
     /// The columns to keep, in the order in which they were requested.
     pub kept: Vec<Kept>,

@@ -65,7 +65,7 @@ pub enum Fill {
     Mean,
     /// The median of each feature over the training set.
     Median,
-    /// This number.
+    /// A fixed number, such as 0.
     Constant(f32),
     /// In a categorical column, the frequency of each category in the training set.
     Frequency,
@@ -95,7 +95,7 @@ pub struct Quantile {
 }
 
 impl Quantile {
-    /// One half.
+    /// The fraction 1/2, whose quantile is the median.
     pub(crate) const MEDIAN: Quantile = Quantile { billionths: Quantile::WHOLE / 2 };
 
     const WHOLE: u32 = 1_000_000_000;

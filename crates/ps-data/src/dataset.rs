@@ -96,7 +96,7 @@ pub enum ColumnContent {
     },
     /// Dates. Each part becomes a feature.
     Date {
-        /// The parts.
+        /// The part that each feature holds, in order.
         parts: Vec<DatePart>,
     },
 }

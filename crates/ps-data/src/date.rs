@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DatePart {
-    /// The year.
+    /// The year, such as 2026.
     Year,
     /// The quarter, from 1 to 4.
     Quarter,
@@ -29,7 +29,7 @@ pub enum DatePart {
 }
 
 impl DatePart {
-    /// All parts.
+    /// All parts, in the order of their declaration.
     pub const ALL: [DatePart; 10] = [
         DatePart::Year,
         DatePart::Quarter,
@@ -84,7 +84,7 @@ enum Item {
     Month,
     /// `%b`: the first three letters of the English name, in any case.
     MonthName,
-    /// `%d`
+    /// `%d`: the day of the month, from 1.
     Day,
     /// `%H`, from 0 to 23.
     Hour,
@@ -92,9 +92,9 @@ enum Item {
     HalfDayHour,
     /// `%p`: `AM` or `PM` in any case.
     HalfDay,
-    /// `%M`
+    /// `%M`: the minute, from 0 to 59.
     Minute,
-    /// `%S`
+    /// `%S`: the second, from 0 to 59.
     Second,
 }
 
@@ -305,7 +305,7 @@ impl<'a> Rest<'a> {
         Some(())
     }
 
-    /// The number in the next digits, as many as there are, within the limits.
+    /// Reads all digits that follow, up to the limit, as a number.
     fn digits(&mut self, min: usize, max: usize) -> Option<u32> {
         let count = self.0.bytes().take(max).take_while(u8::is_ascii_digit).count();
         if count < min {
