@@ -124,6 +124,7 @@ pub(crate) fn assign_missing(
     if is_first {
         assign_copies(round, members, now, actions);
     }
+    // Taken before the loop, whose misses must not change whose word counts as evidence.
     let trusted = members.trusted();
     let mut loads = round.loads();
     round.has_late = false;
@@ -178,6 +179,8 @@ fn assign_copies(round: &Round, members: &mut Members, now: Millis, actions: &mu
     let share = round.leaves() / (COPY_SHARE * live.len() as u32);
     let leaves = 0..1 << share.max(1).ilog2();
     for worker in live.into_iter().filter(|worker| !trusted.contains(worker)) {
+        // The round does not record these copies as assignments: their leaves count as held by trusted
+        // workers only.
         members.on_assigned(worker, now);
         actions.push(ServerAction::Assign { worker, step: round.step, leaves: leaves.clone() });
     }

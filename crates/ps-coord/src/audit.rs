@@ -27,6 +27,7 @@ impl Audits {
     pub(crate) fn take(&mut self, worker: WorkerId, node: Node, digest: Digest) {
         let copies = self.copies.entry(node).or_default();
         let differs = copies.iter().any(|&(_, other)| other != digest);
+        // A worker cannot confirm its own sum by sending it twice.
         let is_second = copies.iter().any(|&(other, _)| other != worker);
         if !copies.contains(&(worker, digest)) {
             copies.push((worker, digest));
@@ -82,6 +83,7 @@ impl Audits {
     /// Settles a node, given its true digest, and returns the workers that sent another one.
     pub(crate) fn settle(&mut self, node: Node, digest: Digest) -> BTreeSet<WorkerId> {
         self.disputed.remove(&node);
+        // A copy that arrives later may dispute the node again, which must lead to another request.
         self.requested.remove(&node);
         let copies = self.copies.get(&node).into_iter().flatten();
         copies.filter(|&&(_, copy)| copy != digest).map(|&(worker, _)| worker).collect()

@@ -133,11 +133,15 @@ impl CoordinatorCore {
                 self.decide(actions);
             }
             CoordinatorEvent::Measured { shard, step } => {
+                // A shard may be one step ahead and send the sums of the next step early. `decide` compares
+                // the step.
                 if let Some(ShardState::Restored { measured }) = self.shards.get_mut(shard as usize) {
                     *measured = Some(step);
                     self.decide(actions);
                 }
             }
+            // No shard gets a verdict, so none will report the step. The round must close nevertheless,
+            // because only the update reports that training diverges.
             CoordinatorEvent::NotFinite { step } => {
                 let applied = |shard| CoordinatorAction::Report(ServerEvent::Applied { shard, step });
                 actions.extend(self.keepers().map(applied));
@@ -170,6 +174,8 @@ impl CoordinatorCore {
             }
             CoordinatorEvent::Idle => self.idle(actions),
             CoordinatorEvent::Closing { with_state } => self.close(now, with_state, actions),
+            // Reports of a shard that is not restored are about abandoned weights. Its sums, or a divergence,
+            // from before a rewind could be taken for those of the repeated step.
             CoordinatorEvent::Applied { .. }
             | CoordinatorEvent::Diverged { .. }
             | CoordinatorEvent::Tainted { .. }
@@ -257,6 +263,7 @@ impl CoordinatorCore {
         }
         self.gathered = None;
         if self.made.take().is_some() {
+            // The step is made again and must not be recorded twice.
             actions.push(CoordinatorAction::DiscardStep);
         }
         if self.fetch.take().is_some() {
@@ -271,11 +278,14 @@ impl CoordinatorCore {
     fn restore_if_present(&mut self, actions: &mut Vec<CoordinatorAction>) {
         let is_present = self.shards.iter().all(|&state| state != ShardState::Absent);
         let is_restored = self.keepers().all(|shard| self.is_restored(shard));
+        // If all keepers are restored, the shard that has just attached keeps nothing, and training goes on
+        // undisturbed.
         if !is_present || is_restored || !matches!(self.closing, Closing::No) {
             return;
         }
         // The new number distinguishes the answers from those to an earlier restore.
         self.number += u64::from(!self.mutation.is(Mutation::RestoreNumberReused) || self.number == 0);
+        // Shards with newer weights go back as well, so that all servers hold one version.
         self.shards.fill(ShardState::Attached);
         actions.push(CoordinatorAction::Restore { number: self.number });
     }
@@ -287,6 +297,7 @@ impl CoordinatorCore {
 
     fn restored(&mut self, shard: u32, number: u64, actions: &mut Vec<CoordinatorAction>) {
         let Some(state @ ShardState::Attached) = self.shards.get_mut(shard as usize) else { return };
+        // The shard answers an earlier restore, and other weights are on their way to it.
         if number != self.number {
             return;
         }
@@ -304,6 +315,7 @@ impl CoordinatorCore {
             let state = self.shards[shard as usize];
             matches!(state, ShardState::Restored { measured } if measured == Some(step))
         };
+        // `Gathered` may be reported after every message, but a step is decided only once.
         if self.gathered == Some(step) && self.decided != Some(step) && self.keepers().all(has_measured) {
             self.decided = Some(step);
             actions.push(CoordinatorAction::Decide { step });
@@ -317,6 +329,7 @@ impl CoordinatorCore {
         self.made = Some(MadeStep { step, is_last, follow_up, is_over: false });
         if self.keepers().next().is_some() {
             let with_state = follow_up.save || is_last && follow_up.state;
+            // The weights to inspect are also those to save, so one fetch serves both.
             if is_last || follow_up.inspect {
                 self.fetch(FetchPurpose::Inspect, with_state, actions);
             } else if follow_up.save {
@@ -370,6 +383,7 @@ impl CoordinatorCore {
             return;
         };
         let version = step + 1;
+        // Recording precedes capturing, because a checkpoint contains the progress including this step.
         actions.push(CoordinatorAction::Record { step });
         if follow_up.inspect {
             actions.push(CoordinatorAction::Inspect { version });
@@ -378,6 +392,7 @@ impl CoordinatorCore {
             actions.push(CoordinatorAction::Capture { version });
             match &mut self.saving {
                 Some(saving) => saving.is_captured = true,
+                // What was fetched to be inspected is already complete.
                 None => actions.push(CoordinatorAction::Save { purpose: FetchPurpose::Inspect }),
             }
         }
@@ -405,6 +420,7 @@ impl CoordinatorCore {
             return self.closed(Err(Unfetched::Absent), actions);
         }
         self.closing = Closing::Since { begun: now };
+        // What the last step fetched is used again if it is of this version and includes the state.
         let is_enough = |fetch: &Fetch| fetch.version == self.version && (fetch.with_state || !with_state);
         if self.keepers().next().is_some() && !self.fetch.as_ref().is_some_and(is_enough) {
             self.fetch(FetchPurpose::Inspect, with_state, actions);

@@ -28,6 +28,7 @@ impl History {
     /// Records the contributors of a step that is made.
     pub(crate) fn commit(&mut self, workers: impl Iterator<Item = WorkerId>, step: u64) {
         for worker in workers {
+            // The first step is kept: of a worker that lies once, everything since then is suspect.
             self.since.entry(self.contributor(worker)).or_insert(step);
         }
     }

@@ -60,6 +60,7 @@ impl Record {
     fn record_work(&mut self, leaves: u32, now: Millis) {
         self.leaves = PACE_DECAY * self.leaves + f64::from(leaves);
         self.millis = PACE_DECAY * self.millis + now.saturating_sub(self.busy_since) as f64;
+        // The next node of the same work is timed from here.
         self.busy_since = now;
     }
 
@@ -89,6 +90,7 @@ impl Members {
         let owed_copies = u32::from(
             self.records().any(|(_, record)| record.owed_copies == 0 && record.delivered.is_some()),
         );
+        // Called for every live worker at every version: the record of a worker in training must survive.
         if let Some(member @ Member::Joining { .. }) = self.0.get_mut(&worker) {
             *member = Member::Training {
                 last_heard: member.last_heard(),
@@ -124,6 +126,8 @@ impl Members {
 
     /// Notes that `worker` was asked for a copy, perhaps while it is busy with other work.
     pub(crate) fn on_copy_requested(&mut self, worker: WorkerId, now: Millis) {
+        // The oldest undelivered work counts. Otherwise a stuck worker that is assigned more in each round
+        // would never look stuck.
         if let Some(record) = self.training_record(worker)
             && record.waiting_since.is_none()
         {
@@ -140,6 +144,7 @@ impl Members {
         record.waiting_since = None;
         if record.owed_copies > 0 {
             record.owed_copies -= 1;
+            // A newcomer owes a copy without having missed anything, and nothing is reported about it.
             return record.owed_copies == 0 && record.misses > 0;
         }
         record.nodes_since_miss += 1;
@@ -161,6 +166,7 @@ impl Members {
     /// gets only copies: it must deliver one, and twice as many after each further miss. Returns whether it
     /// was trusted until now.
     pub(crate) fn record_miss(&mut self, worker: WorkerId) -> bool {
+        // No step waits for a worker that already gets only copies, so further delays do not count as misses.
         let Some(record) = self.training_record(worker).filter(|record| record.owed_copies == 0) else {
             return false;
         };
@@ -204,12 +210,14 @@ impl Members {
     /// A round has closed in which `worker` was assigned nothing.
     pub(crate) fn decay(&mut self, worker: WorkerId) {
         if let Some(record) = self.training_record(worker) {
+            // Only the time shrinks, so the pace grows until the worker gets leaves again.
             record.millis *= IDLE_DECAY;
         }
     }
 
     /// Adds time for which a round waited for `worker` alone.
     pub(crate) fn attribute_wait(&mut self, worker: WorkerId, waited: Millis) {
+        // The worker may have been lost before the round that waited for it closed.
         if let Some(
             Member::Training { record, .. } | Member::Draining { record, .. } | Member::Gone { record, .. },
         ) = self.0.get_mut(&worker)
@@ -261,6 +269,8 @@ impl Members {
         if !matches!(member, Member::Gone { .. }) {
             *member = Member::Gone { reason, last_heard: member.last_heard(), record: member.record() };
         }
+        // A worker that reconnects gets a new id, so the map would grow without bound. Ids ascend in order of
+        // admission, and the oldest entries go first.
         let gone: Vec<WorkerId> =
             self.0.iter().filter(|(_, m)| matches!(m, Member::Gone { .. })).map(|(&id, _)| id).collect();
         for id in gone.iter().take(gone.len().saturating_sub(MAX_GONE_WORKERS)) {

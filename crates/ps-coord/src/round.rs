@@ -129,6 +129,7 @@ impl Round {
         if !self.coverage.tree().has(node) {
             return 0;
         }
+        // Precedes the check of coverage, because the second copy of an audit covers nothing new.
         if let Some(digest) = digest {
             self.audits.take(worker, node, digest);
         }
@@ -230,6 +231,8 @@ impl Round {
     /// recompute them. Servers that already have some of the chunks ignore the copies.
     pub(crate) fn discount(&mut self, worker: WorkerId) {
         self.contributions.retain(|&(sender, _)| sender != worker);
+        // Rebuilt from all nodes that ever counted, because a node of this worker may have replaced smaller
+        // ones of others, which count again.
         self.coverage = Coverage::new(self.coverage.tree());
         for &(_, node) in &self.contributions {
             self.coverage.gather(node);
@@ -261,6 +264,8 @@ impl Round {
         let before = self.assignments.iter().find(|assignment| is_same(assignment));
         let next = self.assignments.iter().map(|assignment| assignment.first + 1).max().unwrap_or(0);
         let (first, times) = before.map_or((next, 1), |assignment| (assignment.first, assignment.times + 1));
+        // A repeated assignment moves to the end, where `runs` looks for the last holder, but keeps its first
+        // position, which decides who the first holder was.
         self.assignments.retain(|assignment| !is_same(assignment));
         self.assignments.push(Assignment { worker, leaves, since: now, first, times });
     }
@@ -286,6 +291,8 @@ impl Round {
     pub(crate) fn runs(&self) -> Vec<LeafRun> {
         let mut runs = Vec::new();
         for missing in self.coverage.missing() {
+            // Assignments may overlap with different boundaries, so a missing range is cut wherever one
+            // begins or ends.
             let mut cuts: Vec<u32> =
                 self.assignments.iter().flat_map(|g| [g.leaves.start, g.leaves.end]).collect();
             cuts.retain(|&cut| missing.start < cut && cut < missing.end);

@@ -146,6 +146,7 @@ impl ServerCore {
         if matches!(self.phase, Phase::Finished) {
             return;
         }
+        // Differences such as `self.now - heard` rely on a time that never decreases.
         self.now = self.now.max(now);
         match event {
             ServerEvent::Joined { worker } => self.join(worker, actions),
@@ -174,6 +175,8 @@ impl ServerCore {
                 self.recompute_missing_leaves(shard, step, &leaves, actions);
             }
             ServerEvent::ShardLost { shard } => self.on_shard_lost(shard, actions),
+            // Every shard counts as absent until it has restored the saved weights, so no round opens before
+            // that.
             ServerEvent::Rewind(cause) => {
                 if self.config.shards > 0 {
                     self.absent.extend(0..self.config.shards);
@@ -200,11 +203,14 @@ impl ServerCore {
         if matches!(self.phase, Phase::Finished) {
             return None;
         }
+        // `settle` ends such a run, but no event may ever come from outside.
         if self.is_over() {
             return Some(self.now);
         }
         let silent = self.members.longest_silent().map(|(heard, _)| self.silent_at(heard));
         let too_few = match self.phase {
+            // Must agree with `fail_if_waited_too_long`, which does nothing in these phases: a deadline that
+            // stayed in the past would make the driver spin.
             Phase::Updating { .. } | Phase::RollingBack { .. } => None,
             _ => self.short_since.map(|since| since.saturating_add(self.config.join_timeout_ms)),
         };
@@ -212,6 +218,7 @@ impl ServerCore {
             Phase::Open(round) if round.is_complete() && !round.unapplied(self.config.shards).is_empty() => {
                 Some(self.unapplied_at(round))
             }
+            // Without a live worker there is nobody to assign leaves to, and `settle` waits for one to join.
             Phase::Open(round) if silent.is_some() && !round.is_complete() => Some(round.check_at),
             _ => None,
         };
@@ -311,6 +318,8 @@ impl ServerCore {
 
     /// Removes a worker that sent an invalid message. The open step must not contain anything it sent.
     fn refuse(&mut self, worker: WorkerId, why: String, counted: bool, actions: &mut Vec<ServerAction>) {
+        // Its connection is already closed, so it must be gone before `start_over` dismisses all live
+        // workers.
         self.on_worker_left(worker, Departure::Misbehaved(why), actions);
         if let Phase::Open(round) = &self.phase
             && counted
@@ -346,6 +355,8 @@ impl ServerCore {
                 round.unassign(worker, self.now);
             }
             if self.config.shards > 0 {
+                // A single server holds whatever it has counted. With shards, chunks of a counted node may
+                // still be missing on one of them.
                 round.discount(worker);
             }
         }
@@ -361,6 +372,7 @@ impl ServerCore {
         actions: &mut Vec<ServerAction>,
     ) {
         self.members.on_message(worker, self.now);
+        // Precedes the checks below: even a late or superfluous sum shows that the worker is not stuck.
         if self.members.record_delivery(worker, self.now) {
             actions.push(ServerAction::Notice(Notice::Trusted { worker }));
         }
@@ -370,11 +382,14 @@ impl ServerCore {
             return;
         }
         let leaves = round.contribute(worker, node, digest, self.now);
+        // The pace counts all leaves of the node, because the worker has computed even those that were
+        // covered.
         self.members.record_node(worker, round.leaves_of(node).len() as u32, leaves > 0, self.now);
         if round.has_late || self.round_times.expected(0).is_none() {
             // A worker may be idle now, and this may be the first measurement of how long leaves take.
             round.check_at = self.now;
         }
+        // A copy does not enter the sums, so only nodes that cover something are drawn.
         if leaves > 0 && digest.is_some() {
             self.audit(worker, node, actions);
         }
@@ -385,11 +400,13 @@ impl ServerCore {
         let Phase::Open(round) = &mut self.phase else { return };
         let [chance, choice, ..] = random(self.config.audit_seed, Purpose::Simulation, 0, self.audit_draws);
         self.audit_draws += 1;
+        // With `audit` at 1, the bound is 2^32, which exceeds every draw, so no node escapes.
         if f64::from(chance) >= self.config.audit * 2_f64.powi(32) {
             return;
         }
         self.audited += 1;
         let loads = round.loads();
+        // The step waits for the second copy, so it must not depend on an untrusted worker.
         let others: Vec<WorkerId> =
             self.members.trusted().into_iter().filter(|&other| other != worker).collect();
         let idle: Vec<WorkerId> =
@@ -412,15 +429,18 @@ impl ServerCore {
         }
         let leaves = round.leaves_of(node);
         let liars = round.audits.settle(node, digest);
+        // A wrong copy that came second is not in the sums: its sender is banned, but the step goes on.
         let is_wrong = liars.iter().any(|&liar| round.counts_on(liar));
         let mut first = None;
         for worker in liars {
             let what = format!("its sum of {} of step {step} is wrong", Section::words(&leaves));
             let why = format!("{what}: it is banned");
             let since = self.history.take(worker);
+            // Several liars are undone together, so the run returns to before the earliest of them.
             first = since.into_iter().chain(first).min();
             actions.push(ServerAction::Ban { worker, what, since });
             let reason = Dismissal::Banned(why.clone());
+            // The ban also applies to a worker that has left, because it may come back.
             if self.members.is_live(worker) {
                 self.members.drain(worker, reason.clone());
                 actions.push(ServerAction::Dismiss { worker, reason: reason.clone() });
@@ -430,6 +450,7 @@ impl ServerCore {
             }
         }
         match first.filter(|_| !self.mutation.is(Mutation::PastSumsOfBannedWorkerKept)) {
+            // Going back discards the open step, too.
             Some(since) => self.roll_back(since, actions),
             None if is_wrong && !self.mutation.is(Mutation::WrongSumNotDiscarded) => {
                 self.start_over(step, actions)
@@ -457,6 +478,7 @@ impl ServerCore {
                 self.version = version;
                 self.history.roll_back(version);
             }
+            // The weights stay, but the open step may also contain sums of the liar.
             None => actions.push(ServerAction::StartOver { step: self.version }),
         }
         if stopping {
@@ -464,6 +486,7 @@ impl ServerCore {
             return;
         }
         self.enter(Phase::Waiting);
+        // Workers that joined in the meantime got no weights, because none were valid.
         for worker in self.members.live() {
             self.send_weights(worker, actions);
         }
@@ -498,6 +521,7 @@ impl ServerCore {
         }
         let is_first = self.absent.is_empty();
         self.absent.insert(shard);
+        // The loss of the first shard has sent all workers away. A further one only prolongs the wait.
         if !is_first {
             return;
         }
@@ -511,6 +535,7 @@ impl ServerCore {
         actions.push(ServerAction::Notice(Notice::Rewinding(cause)));
         self.dismiss_all(Dismissal::Rewound(why), actions);
         match self.phase {
+            // The stop waits for an update that will not end any more.
             Phase::Updating { stopping: true } => self.finish_stopped(actions),
             _ => self.enter(Phase::Waiting),
         }
@@ -563,6 +588,8 @@ impl ServerCore {
 
     fn stop(&mut self, actions: &mut Vec<ServerAction>) {
         match &mut self.phase {
+            // The driver is replacing the weights and answers soon. The run ends on its answer, when the
+            // weights are of one version again.
             Phase::Updating { stopping } | Phase::RollingBack { stopping } => *stopping = true,
             Phase::Waiting | Phase::Open(_) => self.finish_stopped(actions),
             Phase::Finished => {}
@@ -603,6 +630,7 @@ impl ServerCore {
 
     /// Draws all consequences of the current state and time.
     fn settle(&mut self, actions: &mut Vec<ServerAction>) {
+        // Workers that are lost go first, so that they do not count towards a new round.
         self.dismiss_silent_workers(actions);
         self.dismiss_stuck_workers(actions);
         self.count_workers();
@@ -620,6 +648,7 @@ impl ServerCore {
             _ => 0,
         };
         if let Phase::Open(round) = &mut self.phase {
+            // Precedes `take_requests`, which then includes the nodes whose second copy is late.
             round.audits.expire(self.now, overdue);
             let step = round.step;
             actions.extend(
@@ -631,10 +660,14 @@ impl ServerCore {
                 let is_audited = round.audits.are_settled() || self.mutation.is(Mutation::AuditsNotAwaited);
                 if is_applied && is_audited {
                     actions.push(ServerAction::Update { step: round.step });
+                    // If all nodes are audited, no wrong sum enters the weights; if none are, nobody is ever
+                    // caught.
                     if self.config.audit > 0.0 && self.config.audit < 1.0 {
                         self.history.commit(round.contributors(), round.step);
                     }
                     let [silent, idle] = round.silent_and_idle(&self.members.live());
+                    // Time without a result lowers a worker's pace. Otherwise one that has become slow would
+                    // keep the pace of its last delivery, and its share of the leaves.
                     silent.into_iter().for_each(|worker| self.members.record_empty_round(worker, self.now));
                     idle.into_iter().for_each(|worker| self.members.decay(worker));
                     if let Some((worker, waited)) = round.held_up_by() {
@@ -711,6 +744,8 @@ impl ServerCore {
         actions.push(ServerAction::RequestMissing { step });
         if let Phase::Open(round) = &mut self.phase {
             round.asked = Some((self.now, round.asked.map_or(1, |(_, times)| times + 1)));
+            // Nodes that are still missing at the next answer are assigned again: their copies did not arrive
+            // either.
             round.copied.clear();
         }
     }
@@ -726,6 +761,7 @@ impl ServerCore {
     ) {
         let shard = self.number(shard);
         let Phase::Open(round) = &mut self.phase else { return };
+        // While leaves are missing here as well, `assign_missing` deals with them.
         if round.step != step || !round.is_complete() {
             return;
         }
@@ -733,6 +769,7 @@ impl ServerCore {
             let its = round.leaves_of(node);
             leaves.iter().any(|missing| missing.start < its.end && its.start < missing.end)
         };
+        // Several shards may lack the same node, and one copy reaches all of them.
         let affected: Vec<(WorkerId, Node)> = round
             .contributions()
             .iter()
@@ -757,6 +794,8 @@ impl ServerCore {
             }
             let notice = Notice::NotReached { step, leaves, sender, shard, takers: taken };
             actions.push(ServerAction::Notice(notice));
+            // As in `assign_missing`: if nobody else is trusted, there is no evidence that another would do
+            // better.
             if !takers.contains(&sender) && self.members.record_miss(sender) {
                 actions.push(ServerAction::Notice(Notice::OnProbation { worker: sender }));
             }
@@ -811,6 +850,8 @@ impl ServerCore {
             return;
         }
         let (present, needed, waited_ms) = (self.members.live_count(), self.needed(), self.now - since);
+        // Reported before missing workers, which are a consequence: the loss of a shard sends all workers
+        // away.
         if !self.absent.is_empty() {
             let shards: Vec<u32> = self.absent.iter().map(|&shard| self.number(shard)).collect();
             let reason = format!("shards {shards:?} were missing for {waited_ms} ms");

@@ -109,6 +109,7 @@ impl ShardCore {
             ShardEvent::WeightsRequested { version, with_state } if self.keeps(version) => {
                 actions.push(ShardAction::SendWeights { version, with_state });
             }
+            // A shard that has applied the step lacks nothing and does not answer.
             ShardEvent::MissingRequested { step } if self.is_at(step) => {
                 self.report(ShardReport::Missing { step }, actions);
             }
@@ -152,6 +153,7 @@ impl ShardCore {
 
     fn arrived(&mut self, version: u64, elements: usize, actions: &mut Vec<ShardAction>) {
         let Phase::Restoring { version: expected, number, missing } = &mut self.phase else { return };
+        // Chunks of an earlier restore may still be on their way.
         if version != *expected {
             return;
         }
@@ -186,6 +188,7 @@ impl ShardCore {
     }
 
     fn completed(&mut self, step: u64, actions: &mut Vec<ShardAction>) {
+        // Unless a policy is active, chunks are updated as they arrive, and no verdict comes in between.
         if matches!(self.phase, Phase::Gathering | Phase::Following) && step == self.version {
             self.phase = Phase::Committing;
             actions.push(ShardAction::Commit { step });
@@ -215,6 +218,8 @@ impl ShardCore {
     }
 
     fn report(&self, report: ShardReport, actions: &mut Vec<ShardAction>) {
+        // Nothing is kept for the next coordinator, because it restores this shard before it accepts any
+        // report.
         if self.is_attached {
             actions.push(ShardAction::Report(report));
         }

@@ -138,6 +138,7 @@ impl WorkerCore {
             WorkerEvent::Weights { version } => self.weights(version, actions),
             WorkerEvent::Computed { step, leaves } => self.computed(step, leaves, actions),
             WorkerEvent::Superseded { step, leaves } => {
+                // Makes the work obsolete, so that `computed` reports it as dropped instead of pushing it.
                 if let Link::Serving(serving) = &mut self.link {
                     serving.advance_to(step + 1, self.computing.is_none(), actions);
                 }
@@ -188,6 +189,8 @@ impl WorkerCore {
             Link::Connecting { search, .. } => (search.clone(), false),
             Link::Pausing { .. } | Link::Finished => return,
         };
+        // Some chunks may have gone over the old connection. If the others went over the new one, the server
+        // would never get a complete node.
         if let Some(computing) = &mut self.computing {
             computing.wanted = self.mutation.is(Mutation::SumsPushedOverNewConnection);
         }
@@ -213,6 +216,7 @@ impl WorkerCore {
         let Link::Serving(serving) = &mut self.link else { return };
         serving.search = None;
         serving.advance_to(step, self.computing.is_none(), actions);
+        // Without a report, the server would count the assignment as held, and this worker as stuck.
         if step < serving.newest && self.computing.is_none() {
             actions.push(WorkerAction::ReportDropped { step });
         }
