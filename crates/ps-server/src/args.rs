@@ -234,6 +234,7 @@ impl Arguments {
     pub fn placement(&self) -> Result<Option<(u32, String)>, String> {
         match (self.shard, &self.coordinator) {
             (None, None) | (Some((0, _)), _) => Ok(None),
+            // To users, the coordinator is shard 0; everywhere else, shards are counted without it.
             (Some((index, _)), Some(coordinator)) => Ok(Some((index - 1, coordinator.clone()))),
             (Some((index, parts)), None) => Err(format!(
                 "--shard {index}/{parts} needs --coordinator HOST:PORT, the address of --shard 0/{parts}"

@@ -128,6 +128,7 @@ impl ServerDriver {
         }
         let mut identities = Identities::new(options.individual_credentials, recorder.bans());
         let contributors = start.iter().flat_map(|start| &start.progress.contributors);
+        // Checkpoints name contributors by identity, because each process assigns its own numbers.
         let known = contributors.map(|(name, since)| (identities.contributor(name.clone()), *since));
         let core = ServerCore::new(0, config).with_contributors(known);
         ServerDriver {
@@ -137,6 +138,7 @@ impl ServerDriver {
             gradients: None,
             peers: Peers::new(Arc::clone(&recorder.run_state().meter)),
             events: VecDeque::new(),
+            // The plane of a single server is restored above. Shards get theirs once all are present.
             start: start.filter(|_| shards.keepers() > 0),
             shards,
             made: None,
@@ -184,6 +186,7 @@ impl ServerDriver {
             self.show();
             self.report_dropped();
         };
+        // Held back until the results are written, see `end`.
         let (farewells, rest): (Vec<_>, Vec<_>) =
             actions.into_iter().partition(|action| matches!(action, ServerAction::Dismiss { .. }));
         rest.into_iter().for_each(|action| self.perform(action));
@@ -206,6 +209,7 @@ impl ServerDriver {
                 return Ok(Some(event));
             }
             self.idle()?;
+            // Recording may have requested a stop.
             if !self.events.is_empty() {
                 continue;
             }
@@ -241,6 +245,7 @@ impl ServerDriver {
     /// # Errors
     /// The run can no longer be saved or loaded.
     fn idle(&mut self) -> Result<(), FolderError> {
+        // Actions cannot return errors. Those of the last ones are found here, and those of recording below.
         self.failed.take().map_or(Ok(()), Err)?;
         self.coordinate(CoordinatorEvent::Idle);
         self.failed.take().map_or(Ok(()), Err)
@@ -268,6 +273,7 @@ impl ServerDriver {
             }
             // The caller may be gone, here and below.
             Incoming::Checkpoint(reply) => {
+                // Checkpoints are taken between steps, so the open step will be part of it.
                 self.recorder.request_checkpoint();
                 let _ = reply.send(Ok(self.plane.version() + 1));
                 None
@@ -309,6 +315,7 @@ impl ServerDriver {
         self.roster.note(worker, &peer);
         let contributor = self.identities.admit(worker, &peer);
         self.peers.admit(worker, peer);
+        // Queued behind the returned event, because the identity of a worker precedes its admission.
         self.events.push_back(ServerEvent::Joined { worker });
         Some(ServerEvent::Identified { worker, contributor })
     }
@@ -410,6 +417,8 @@ impl ServerDriver {
             }
             ShardInput::Message(ShardMessage::Measured { step, sums }) => {
                 let pieces = self.plane.control().optimizer().pieces(self.shards.kept(shard));
+                // `decide` concatenates the sums of all servers, so a wrong number would shift those of every
+                // shard behind.
                 if sums.len() != pieces {
                     let why = format!("it sent sums over {} pieces, but holds {pieces}", sums.len());
                     return self.handle_shard(shard, ShardInput::Gone(why));
@@ -483,6 +492,7 @@ impl ServerDriver {
             CoordinatorAction::Save { purpose } => self.save(purpose),
             CoordinatorAction::Forget { purpose } => {
                 self.fetched.remove(&purpose);
+                // Without the chunks of the other shards, this server's part of the checkpoint is of no use.
                 if purpose == FetchPurpose::Save {
                     self.captured = None;
                 }
@@ -512,6 +522,7 @@ impl ServerDriver {
     /// The state that the run resumes from; `None` for the initial weights. Drops the records of later steps.
     fn load_last_saved(&mut self) -> Result<Option<Snapshot>, FolderError> {
         match self.start.take() {
+            // Used once: when the servers go back again, there may be a newer checkpoint.
             Some(start) => Ok(Some(start)),
             None if self.plane.version() == 0 && !self.begun => Ok(None),
             None => self.recorder.rewind(),
@@ -520,6 +531,7 @@ impl ServerDriver {
 
     /// Decides about the open step from the sums over all pieces, in the order of the weights.
     fn decide(&mut self, step: u64) {
+        // Sorted by first element: norms are added in the order of the weights, not in that of the answers.
         let mut sums = BTreeMap::from([(self.plane.kept().start, self.plane.measure())]);
         // If this server keeps nothing, its empty entry is replaced by that of the shard with the first
         // element.
@@ -565,6 +577,8 @@ impl ServerDriver {
                 if !matches!(reason, Dismissal::Done | Dismissal::Banned(_)) {
                     info!(%worker, %reason, "worker dismissed");
                 }
+                // Without a refusal, the stream ends after the queued messages, so the worker reads why it
+                // was sent away.
                 self.peers.message(worker, convert::dismissed(&reason));
                 self.disconnect(worker, None);
             }
@@ -597,6 +611,7 @@ impl ServerDriver {
 
     /// Restores weights from before `since`, the first step that may contain wrong sums.
     fn roll_back_before(&mut self, since: u64) {
+        // The last step may not be recorded yet, and is about to be undone.
         self.made = None;
         match self.recorder.go_back(since) {
             Ok(Some(found)) => {
@@ -614,6 +629,7 @@ impl ServerDriver {
                 return;
             }
         }
+        // By now the recorder has noted in each ban how far the run went back, or that it could not.
         let bans = self.recorder.bans();
         for ban in bans.iter().skip(self.logged_bans).filter(|ban| ban.since.is_some()) {
             warn!("worker banned: {}", ban.line());
@@ -623,10 +639,12 @@ impl ServerDriver {
 
     fn update(&mut self, step: u64) {
         let begun = std::time::Instant::now();
+        // On a single server nothing waits for the verdict, so it is made only once the audits are settled.
         self.decide_if_gathered();
         for part in self.plane.release() {
             self.peers.broadcast(&part);
         }
+        // Measured before the commit, because the next weights are compared with the current ones.
         let mut update_norms = BTreeMap::from([(self.plane.kept().start, self.plane.measure_update())]);
         update_norms.extend(self.shards.update_norms_at(step));
         let committed = self.plane.commit(&update_norms.into_values().collect::<Vec<_>>().concat());
@@ -646,6 +664,7 @@ impl ServerDriver {
 
     fn on_step_made(&mut self, report: StepReport) {
         let (step, plan) = (report.step, self.job.plan);
+        // The step is made all the same; `next` finds the failure before the following one.
         let needs = self.recorder.needs(step + 1).unwrap_or_else(|error| {
             self.failed = Some(error);
             ps_run::Needs::default()
@@ -676,6 +695,7 @@ impl ServerDriver {
     fn save(&mut self, purpose: FetchPurpose) {
         let Some(own) = self.captured.take() else { return };
         let (progress, weights, state) = own.assemble(&self.job, self.fetched.get(&purpose));
+        // What was fetched to be inspected is dropped by `Forget`, unless it is the run's result.
         if purpose == FetchPurpose::Save {
             self.fetched.remove(&purpose);
         }
@@ -724,6 +744,7 @@ fn millis(duration: Duration) -> Millis {
 async fn reach(started: Instant, deadline: Option<Millis>) {
     match deadline.and_then(|deadline| started.checked_add(Duration::from_millis(deadline))) {
         Some(instant) => tokio::time::sleep_until(instant).await,
+        // A deadline beyond the range of the clock never comes.
         None => std::future::pending().await,
     }
 }

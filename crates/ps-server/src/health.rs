@@ -33,6 +33,7 @@ impl Health {
             first.set_service_status(SERVICE_NAME, ServingStatus::NotServing).await;
             transport::serve_probes(Routes::new(service), listener)?.await.map_err(io::Error::other)
         };
+        // On a separate thread, because the main thread is about to read data.
         std::thread::Builder::new().name("health".into()).spawn(move || {
             if let Err(error) = runtime.block_on(serve) {
                 tracing::error!("health checks are no longer answered: {error}");

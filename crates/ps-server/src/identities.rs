@@ -46,6 +46,7 @@ impl Identities {
             false => None,
             true if !peer.credential.is_known() => Some(Refusal::Unidentified),
             true if self.banned.contains(&self.name_of(peer)) => Some(Refusal::Banned),
+            // A ban follows the credential, so workers that share one must be noticed at once.
             true => present
                 .any(|present| present.credential == peer.credential)
                 .then_some(Refusal::CredentialInUse),
@@ -84,6 +85,7 @@ impl Identities {
         if self.are_individual {
             return peer.credential.to_string();
         }
+        // Without the port, which is another one for every connection.
         let host = peer.address.rsplit_once(':').map_or(&*peer.address, |(host, _)| host);
         format!("{} at {host}", peer.name)
     }

@@ -131,6 +131,7 @@ async fn serve_until_over(
     let mut stopping = false;
     let result = loop {
         tokio::select! {
+            // The result comes first, because the connections may end together with the run.
             biased;
             result = &mut driven => break result.unwrap_or_else(|_| Err(ServerError::panicked())),
             () = &mut shutdown, if !stopping => {

@@ -66,6 +66,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     {
         return Ok(code);
     }
+    // Supervisors probe the process while it reads its data; it only counts as ready later.
     let health = arguments.health.as_deref().map(open_health).transpose()?;
     let listener = bind(arguments, &security)?;
     let options = arguments.options(&security);
@@ -131,6 +132,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
     let again = arguments.linger.then(|| listener.try_clone()).transpose();
     let again = again.map_err(|error| failure(format!("--linger: {error}"), false))?;
     let run_state = Arc::clone(recorder.run_state());
+    // From here on there is something to save, so a signal stops the run instead of the process.
     signals.defer();
     let stop = async {
         signals.received().await;
@@ -162,6 +164,7 @@ fn serve(arguments: &Arguments, signals: &Signals) -> Result<u8, Failure> {
             }
             0
         }
+        // Without a signal, an observer has requested the stop.
         Ending::Stopped => signals.first().map_or(1, Signal::exit_code),
         Ending::Ended => ENDED,
     };

@@ -101,6 +101,8 @@ impl Shards {
                 }
             }
             let sender = link.sender.clone();
+            // In a task, because the queue is shorter than the list of chunks and the driver must not wait
+            // for a shard's link.
             self.tasks.spawn(async move {
                 for message in messages {
                     // If the shard is gone, the end of its stream reports it.
@@ -174,6 +176,7 @@ impl Shards {
 
     fn broadcast(&self, message: v1::to_shard::Message) {
         for (&shard, link) in &self.links {
+            // Never waits: one shard that reads nothing must not stop the driver and thereby all workers.
             if link.sender.try_send(Ok(to_shard(message.clone()))).is_err() {
                 let shard = shard + self.first;
                 warn!(shard, address = link.address, "shard does not read what it is sent");

@@ -105,6 +105,8 @@ impl<S> AuthLayer<S> {
     /// file, if tokens are used.
     fn admits(&self, request: &http::Request<Body>) -> Result<Option<usize>, Refusal> {
         let token_line = self.security.admits(request.headers())?;
+        // A compressed message could expand into far more than its stated length, against which the limits
+        // are checked.
         let encoding = request.headers().get("grpc-encoding");
         match encoding.is_none_or(|encoding| encoding.as_bytes() == b"identity") {
             true => Ok(token_line),
@@ -142,6 +144,7 @@ where
         };
         let certificate = peer.0.certificate.clone();
         request.extensions_mut().insert(Credential { certificate, token_line });
+        // Relaxed is enough: the flag guards no other data, and it is read again with the next read or write.
         peer.0.is_admitted.store(true, Ordering::Relaxed);
         let time_limit = call_timeout(request.uri().path());
         let answer = self.services.clone().oneshot(request);
@@ -201,6 +204,8 @@ pub(crate) fn connections(
             let peer_address =
                 address.map_or_else(|| "this machine".to_owned(), |address| address.to_string());
             let peer = PeerInfo::new(peer_address, address.is_none(), Arc::clone(log));
+            // Precedes TLS, because a handshake that never ends occupies an open file like any other
+            // connection.
             let permit = match connections.admit(address.map(|address| address.ip())) {
                 Ok(permit) => permit,
                 Err(why) => {
@@ -210,6 +215,7 @@ pub(crate) fn connections(
             };
             let (ready, acceptor) = (ready.clone(), acceptor.clone());
             tokio::spawn(async move {
+                // Runs from here, so that the handshake and the first call share one limit.
                 let deadline = Box::pin(sleep(time_limit));
                 let (stream, peer) = match acceptor {
                     None => (stream, peer),
@@ -279,6 +285,7 @@ impl GuardedStream {
             self.deadline = None;
             return Ok(());
         }
+        // Polling also registers the task, so that a peer that sends nothing at all is closed in time.
         match deadline.as_mut().poll(context) {
             Poll::Pending => Ok(()),
             Poll::Ready(()) => {

@@ -72,6 +72,7 @@ struct Shared {
 pub(crate) fn channel(heartbeat: Duration, parameters: usize) -> (Outbox, OutboxStream) {
     let shared = Arc::new(Mutex::new(Shared::default()));
     let mut heartbeat = interval(heartbeat);
+    // A stream that was busy with weights owes no burst of heartbeats afterwards.
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     (Outbox { shared: shared.clone() }, OutboxStream { shared, parameters, heartbeat })
 }
@@ -93,6 +94,7 @@ impl Outbox {
     /// Drops weights before `version`, and assignments for earlier steps.
     pub(crate) fn discard_before(&self, version: u64) {
         let mut shared = lock(&self.shared);
+        // Only assignments become obsolete: a dismissal does not belong to a version.
         let older = |message: &Message| matches!(message, Message::Assign(assign) if assign.step < version);
         shared.messages.retain(|message| !older(message));
         shared.weights = shared.weights.split_off(&(version, 0));
@@ -120,6 +122,8 @@ impl Outbox {
             if shared.closed {
                 return Err(Undeliverable::Closed);
             }
+            // Progress counts, not age: over a slow link, a queue may stay long, but something
+            // leaves it now and then.
             let since = *shared.waits_since.get_or_insert(now);
             let is_late = now.saturating_duration_since(since) > DRAIN_TIMEOUT;
             if is_late || shared.messages.len() >= OUTBOX_MESSAGES {
@@ -172,6 +176,8 @@ impl Stream for OutboxStream {
                     if let Some(end) = &mut shared.end {
                         return Poll::Ready(end.take().map(Err));
                     }
+                    // Stored under the lock that found the queue empty, so that a message queued right
+                    // afterwards wakes this task.
                     shared.waker = Some(context.waker().clone());
                     None
                 }
@@ -192,6 +198,8 @@ impl Drop for OutboxStream {
     fn drop(&mut self) {
         let mut shared = lock(&self.shared);
         shared.closed = true;
+        // Frees the tensors at once; the driver notices that the stream is closed only when it queues the
+        // next message.
         shared.messages.clear();
         shared.weights.clear();
     }

@@ -87,6 +87,7 @@ impl Peers {
         let meter = Arc::clone(&self.meter);
         self.send(worker, |peer| {
             peer.outbox.discard_before(plane.oldest());
+            // A worker that was served before gets every new chunk by `broadcast`.
             if std::mem::replace(&mut peer.is_served, true) {
                 return Ok(());
             }
@@ -116,6 +117,7 @@ impl Peers {
             }
         };
         self.disconnect(worker, Some(Refusal::NotDraining));
+        // Reported later, because the caller is in the middle of carrying out actions of the round logic.
         self.dropped.push((worker, reason));
     }
 

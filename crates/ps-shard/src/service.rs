@@ -334,6 +334,7 @@ async fn read(
 ) {
     let reason = loop {
         let message = tokio::select! {
+            // The dismissal comes first, because a worker that was sent away may go on sending without end.
             biased;
             _ = &mut slot.disconnected => return drain_dismissed(stream, slot).await,
             message = stream.message() => message,
@@ -351,6 +352,7 @@ async fn read(
         match convert::worker_message(message, &shape) {
             Ok(message) => {
                 let is_last = matches!(message, WorkerMessage::Goodbye(_));
+                // The driver removes the worker when it handles the goodbye, so no `Left` follows.
                 if inbox.send(Incoming::Message { worker, message }).await.is_err() || is_last {
                     return;
                 }
@@ -377,6 +379,8 @@ async fn drain_dismissed(mut stream: Reader<FromWorker>, slot: WorkerSlot) {
 fn is_undecodable(status: &Status) -> bool {
     use tonic::Code;
     let text = status.message();
+    // Errors of the connection are `Internal` as well, so only the text tells a malformed message from a
+    // broken connection.
     matches!(status.code(), Code::OutOfRange)
         || (matches!(status.code(), Code::Internal)
             && (text.contains("decode") || text.contains("compression flag")))

@@ -87,6 +87,7 @@ pub fn drive<T: Send + 'static>(
         .build()
         .map_err(|error| ServerError::Internal(format!("starting the driver: {error}")))?;
     let work = move || finished.send(runtime.block_on(driver)).unwrap_or_else(|_| unheard());
+    // Adding and updating chunks occupies a thread for long; connections must not wait for it.
     std::thread::Builder::new()
         .name("rounds".into())
         .spawn(work)

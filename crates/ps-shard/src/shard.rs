@@ -141,6 +141,7 @@ pub async fn start(
         connect_timeout: options.join_timeout,
         security: options.security.clone(),
     };
+    // Precedes serving workers: only the coordinator tells which elements this shard keeps.
     let (attached, streams) = coordinator.attach_with_retry().await?;
     let (index, kept) = (Arc::new(AtomicU32::new(attached.index)), attached.kept.clone());
     let (inbox, events) = mpsc::channel(limits::INBOX_MESSAGES);
@@ -176,6 +177,7 @@ pub async fn start(
     tokio::spawn(coordinator.maintain_connection(attached, streams, inputs));
     let driver = async move {
         let end = driver.run(events, coordinator_inputs).await;
+        // If connections are no longer served, there is nothing left to close.
         let _ = close.send(());
         end
     };
@@ -294,11 +296,13 @@ impl CoordinatorClient {
             let first = stream.message().await?;
             Ok::<_, tonic::Status>((stream, first.unwrap_or_default()))
         };
+        // Transient, because a coordinator that is still loading its data answers late.
         let timed_out = |_| AttachError::Transient(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
         let (stream, first) = match tokio::time::timeout(CALL_TIMEOUT, greet).await.map_err(timed_out)? {
             Ok(greeted) => greeted,
             Err(status) => {
                 let failure = match classify(&status) {
+                    // The fingerprints only show that something differs. The user needs to know which keys.
                     CallFailure::Mismatch(why) => {
                         CallFailure::Mismatch(self.keys_that_differ(&mut client).await.unwrap_or(why))
                     }
@@ -324,6 +328,8 @@ impl CoordinatorClient {
         let reply = tokio::time::timeout(CALL_TIMEOUT, client.join(request)).await.ok()?.ok()?.into_inner();
         let theirs = RunConfig::parse(&reply.run_toml, "the coordinator's run file", &[]).ok()?;
         let mut differences = self.run.differences(&theirs);
+        // Processes may read the same data from different places; the fingerprint of the run leaves these
+        // keys out.
         differences.retain(|difference| !difference.is_data_source);
         let named = differences.iter().take(NAMED_KEYS).map(|Difference { key, values, .. }| {
             let [ours, theirs] = values.each_ref().map(|value| value.as_deref().unwrap_or("not set"));
@@ -438,6 +444,8 @@ impl ShardDriver {
         let (mut events, mut actions) = (VecDeque::new(), Vec::new());
         loop {
             tokio::select! {
+                // The coordinator comes first: while workers keep the inbox full, a restore must not wait,
+                // and it makes the messages in the inbox useless.
                 biased;
                 input = inputs.recv() => events.extend(self.handle_coordinator(input.ok_or_else(ServerError::panicked)?)?),
                 incoming = inbox.recv() => {
@@ -453,6 +461,7 @@ impl ShardDriver {
                     events.extend(self.perform(action).await);
                 }
             }
+            // The shard's logic does not track workers, so only the plane has to know.
             for (worker, _) in self.peers.take_dropped() {
                 self.plane.forget(worker);
             }
@@ -554,6 +563,7 @@ impl ShardDriver {
 
     fn handle_message(&mut self, worker: WorkerId, message: WorkerMessage) -> Vec<ShardEvent> {
         let mut events = Vec::new();
+        // Messages of a worker that was sent away may still be in the inbox.
         if self.peers.get(worker).is_none() {
             return events;
         }
@@ -587,6 +597,8 @@ impl ShardDriver {
             Ok(None) => {}
             Err(rejected) => events.push(self.refuse(worker, rejected.into())),
         }
+        // A chunk of the next step shows that all servers have made the last one. Weights from before it are
+        // dropped from the queues.
         if self.plane.oldest() > oldest {
             self.serve_all();
         }
@@ -672,6 +684,7 @@ impl ShardDriver {
     }
 
     fn commit(&mut self, step: u64) -> ShardEvent {
+        // Measured before the commit, because the next weights are compared with the current ones.
         self.update_norms = self.plane.measure_update();
         let begun = std::time::Instant::now();
         let committed = self.plane.commit(&[]);
@@ -716,6 +729,8 @@ impl ShardDriver {
     /// rounds continue meanwhile.
     fn send_weights(&self, version: u64, with_state: bool) {
         let Some(coordinator) = self.coordinator.clone() else { return };
+        // Taken before the task starts, because the coordinator lets the next step begin once the first chunk
+        // has arrived.
         let Some(weights) = self.plane.chunks_at(version) else { return };
         let state = if with_state { self.plane.state_at(version) } else { Vec::new() };
         let parameters = self.parameters;

@@ -43,6 +43,7 @@ impl Signals {
         let (send, received) = watch::channel(None);
         let is_deferred = Arc::<Mutex<bool>>::default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // tokio registers signal handlers only within a runtime.
         let mut sources = runtime.block_on(async { Sources::new() })?;
         let deferred = Arc::clone(&is_deferred);
         std::thread::Builder::new().name("signals".into()).spawn(move || {

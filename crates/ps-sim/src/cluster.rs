@@ -157,6 +157,7 @@ impl<'a> Cluster<'a> {
             }
             let before = self.server.core.version();
             self.handle(event)?;
+            // While the servers go back to a checkpoint, their versions may differ by any number of steps.
             if self.server.is_whole {
                 let before = if std::mem::take(&mut self.rewound) { None } else { Some(before) };
                 checks::versions(before, &self.server, &self.shards)?;
@@ -269,6 +270,7 @@ impl<'a> Cluster<'a> {
 
     /// Schedules an event.
     pub(crate) fn at(&mut self, time: Millis, event: SimEvent) {
+        // The sequence number orders events of the same time, so that a seed always gives the same run.
         self.queue.insert((time, self.sequence), event);
         self.sequence += 1;
     }
@@ -300,6 +302,8 @@ impl<'a> Cluster<'a> {
         if delivery.arrivals.is_empty() {
             self.note(|| format!("  lost: {}", describe(&event(id))));
         }
+        // What was sent before the cut may still arrive, which is why the message is scheduled before the
+        // connection is cut.
         for arrival in delivery.arrivals {
             self.at(arrival, event(id));
         }

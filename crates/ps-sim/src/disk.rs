@@ -97,6 +97,7 @@ impl CheckpointDisk {
         let found = store.go_back(step).map_err(|error| format!("the run cannot go back: {error}"))?;
         let Some(found) = found else { return Ok(None) };
         network.counts.fallbacks += u64::from(!found.problems.is_empty());
+        // The store has deleted the later checkpoints on purpose, so they need not be found again.
         self.durable = found.snapshot.as_ref().map_or(0, |snapshot| snapshot.progress.step);
         Ok(Some(found.snapshot))
     }
@@ -130,6 +131,8 @@ impl CheckpointDisk {
                 if self.disk.is_down() {
                     return Err("a checkpoint is reported as saved by a machine that is down".into());
                 }
+                // Cancels a fault at an operation that the save did not reach, so that it does not hit the
+                // next one.
                 self.disk.restart();
                 Ok(Saved::Continues)
             }
@@ -153,6 +156,7 @@ impl CheckpointDisk {
             |name: &&String| name.strip_prefix("step-").is_some_and(|step| step.parse::<u64>().is_ok());
         let mut checkpoints: Vec<&String> = names.iter().filter(whole).collect();
         checkpoints.sort_unstable();
+        // If the only checkpoint is damaged, a run rightly refuses to start, which would end the simulation.
         let [.., before, newest] = checkpoints[..] else { return Ok(()) };
         if !network.occurs(now, network.faults.corruption) {
             return Ok(());

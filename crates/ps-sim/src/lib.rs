@@ -198,6 +198,7 @@ const LOG_LINES: usize = 200;
 /// # Errors
 /// Returns the broken invariant. The run is repeated once to record its last events.
 pub fn simulate(job: &SimJob<'_>, faults: &Faults, seed: u64) -> Result<Report, Violation> {
+    // The log is kept only by a second run, which also shows whether the seed replays.
     Cluster::new(job, faults, seed, None).run().map_err(|what| {
         let mut log = VecDeque::new();
         let mut keep = |line: String| {

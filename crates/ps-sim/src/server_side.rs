@@ -116,6 +116,7 @@ impl Server {
             state_vectors: plane.control().vectors().len(),
             first_shard: 0,
             start_version: plane.version(),
+            // Never used: no simulated run is stopped, so its weights are not fetched at a deadline.
             answer_timeout_ms: 0,
         })
         .with_mutation(job.mutation)
@@ -131,6 +132,9 @@ impl Server {
             plan: job.plan,
             start_version,
             min_workers: job.workers,
+            // Longer than any outage, because a run that gives up counts as a violation. Stalls and
+            // partitions last longer than the contact timeout or shorter, so a worker may be lost or come
+            // back in time.
             join_timeout_ms: 50_000,
             contact_timeout_ms: 1_500,
             work_timeout_ms: 1_000,
@@ -138,6 +142,8 @@ impl Server {
             shards: job.servers - 1,
             first_shard: 0,
             audit: job.audit,
+            // Differs between processes of the coordinator, as in a real run, and depends on nothing but the
+            // seed.
             audit_seed: now,
         };
         let known = |(slot, since): (&String, &u64)| Some((Contributor(slot.parse().ok()?), *since));
@@ -222,6 +228,8 @@ impl Cluster<'_> {
                 }
                 self.server_steps(ServerEvent::Contributed { worker, step, node: sum.node, digest })
             }
+            // A flipped bit may make a value infinite or NaN, which the plane refuses. Honest values are
+            // finite in this job.
             Err(rejected) if sum.is_lie => {
                 self.server_closes(worker);
                 self.server_refuses(worker, rejected.to_string())
@@ -370,6 +378,7 @@ impl Cluster<'_> {
         if let FromShard::Attach = message {
             return self.coordinator_admits(link);
         }
+        // The message was sent on a connection that the coordinator has given up.
         if self.server.seats[index] != Some(link) {
             return Ok(());
         }
@@ -624,6 +633,7 @@ impl Cluster<'_> {
             control,
             ..Progress::default()
         };
+        // The truth is taken now, because the weights change while the rest of the checkpoint arrives.
         let (own, truth) = (self.own_chunks(), self.truth());
         self.server.captured = Some(Captured { progress, own, truth });
     }
@@ -704,6 +714,8 @@ impl Cluster<'_> {
         self.disk.start(self.now, &mut self.network)?;
         let saved = self.load()?;
         let contributors = saved.map(|saved| saved.progress.contributors).unwrap_or_default();
+        // Both outlive the process. Events that were scheduled for the old one would otherwise be taken for
+        // those of the new one.
         let (era, returns) = (self.server.era, self.server.returns);
         let plane = std::mem::replace(&mut self.server.plane, self.job.plane(0));
         self.server = Server { era, returns, ..Server::new(self.job, self.now, plane, &contributors) };
@@ -796,6 +808,7 @@ impl Cluster<'_> {
                 self.server_handles(event)?;
                 stepped = true;
             }
+            // As in the loop of the real driver, where recording may cause further events.
             self.coordinate(CoordinatorEvent::Idle)?;
             if self.server.events.is_empty() {
                 break;
@@ -811,6 +824,7 @@ impl Cluster<'_> {
         if !self.server.updating && self.server.is_whole {
             checks::round(&self.server, &self.shards)?;
         }
+        // A deadline that stays in the past would make a real driver spin.
         if stepped && self.server.core.deadline().is_some_and(|deadline| deadline <= self.now) {
             return Err(format!("the server's deadline stays at {:?}", self.server.core.deadline()));
         }
@@ -823,6 +837,7 @@ impl Cluster<'_> {
         self.server.core.step(self.now, event, &mut actions);
         for action in actions {
             self.note(|| format!("  server: {action:?}"));
+            // Before the action is carried out, because it must fit the state that it finds.
             checks::action(&self.server, &self.shards, &self.job.plan, &action)?;
             self.server_performs(action)?;
         }
@@ -831,6 +846,7 @@ impl Cluster<'_> {
 
     fn set_server_timer(&mut self) {
         let Some(deadline) = self.server.core.deadline() else { return };
+        // As for workers: a timer that fires too early sets the next.
         if self.server.timer.is_none_or(|timer| deadline < timer) {
             self.server.timer = Some(deadline);
             self.at(deadline.max(self.now), SimEvent::ServerTimer);
@@ -882,6 +898,7 @@ impl Cluster<'_> {
                 if let Some(link) = self.links.get_mut(&link) {
                     link.server_open = false;
                 }
+                // The message may be lost, but a real server also closes the connection after a while.
                 self.at(self.now + 2_000, SimEvent::WorkerSeesEnd { link, why: "closed by the server" });
             }
             ServerAction::Notice(_) => {}

@@ -132,6 +132,7 @@ impl Cluster<'_> {
             arrival += self.network.up_to(1000);
         }
         let last = &mut self.shard_links[link].last_arrival[direction];
+        // TCP keeps the order of a connection, and the state machines of the shards rely on it.
         *last = arrival.max(*last);
         Some(*last)
     }

@@ -78,6 +78,7 @@ impl Cluster<'_> {
             if link.worker.replace(worker).is_none() {
                 self.shards[index].links.insert(id);
                 self.shard_steps(index, [ShardEvent::Joined { worker }])?;
+                // A shard without weights has answered `Joined` by turning the worker away.
                 if self.shards[index].links.contains(&id) {
                     self.send_to_worker(id, ToWorker::Welcome);
                 }
@@ -145,6 +146,7 @@ impl Cluster<'_> {
     /// Closes the connection of a worker that has sent something invalid.
     fn shard_refuses(&mut self, index: usize, id: LinkId, why: String) -> Result<(), String> {
         let plane = &mut self.shards[index].plane;
+        // Read before `forget`, as the real driver does: the report must include sums of the last step.
         let (worker, counted) = (WorkerId(id as u32), plane.counted_at(WorkerId(id as u32)));
         plane.forget(worker);
         self.network.counts.refused += 1;
@@ -181,6 +183,7 @@ impl Cluster<'_> {
                 let state = vec![0.0; vectors * kept.len()];
                 let elements = weights.len() + state.len();
                 shard.arriving = Some(Arriving { era, count, weights, state });
+                // Between two sets of weights, the shard is exempt from the invariants about versions.
                 shard.era = None;
                 ShardEvent::Restore { version, number, elements }
             }
@@ -223,6 +226,8 @@ impl Cluster<'_> {
             for action in actions.drain(..) {
                 self.note(|| format!("  shard {index}: {action:?}"));
                 let resumes = matches!(action, ShardAction::Begin | ShardAction::Resume { .. });
+                // Checked here, because whether such a worker does harm depends on what is on its way, and so
+                // on the seed.
                 if resumes && !self.shards[index].links.is_empty() {
                     return Err(format!("shard {index} resumes, and workers of before are still connected"));
                 }
@@ -297,6 +302,8 @@ impl Cluster<'_> {
                         FromShard::Missing { step, leaves: shard.plane.missing() }
                     }
                 };
+                // Breaks right after these reports. What is on its way before a rewind otherwise hardly ever
+                // arrives after it, and too few seeds would notice a restore number that is used twice.
                 let cut = match &message {
                     FromShard::Applied { .. } => self.network.faults.shard_cut,
                     FromShard::Restored { .. } => self.network.faults.restore_cut,

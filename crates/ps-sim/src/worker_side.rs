@@ -172,6 +172,8 @@ impl Cluster<'_> {
         slot.incarnation += 1;
         slot.stalled_until = 0;
         slot.leaving = false;
+        // Without audits, nothing would reveal a lie, and the final weights would be wrong without a fault of
+        // the code.
         slot.lies = self.job.audit > 0.0 && self.network.occurs(self.now, self.network.faults.lie);
         let config = WorkerConfig {
             heartbeat_ms: 200,
@@ -256,6 +258,7 @@ impl Cluster<'_> {
         let Some(process) = place.process.as_mut().filter(|_| place.incarnation == incarnation) else {
             return Ok(());
         };
+        // A suspended process loses nothing that arrives; it handles everything late.
         if place.stalled_until > now {
             let until = place.stalled_until;
             self.at(until, event);
@@ -318,6 +321,8 @@ impl Cluster<'_> {
         let incarnation = slot.incarnation;
         let Some(process) = &mut slot.process else { return };
         let Some(deadline) = process.core.deadline() else { return };
+        // A deadline that moves to a later time needs no new timer: the one that fires too early sets the
+        // next.
         if process.timer.is_none_or(|timer| deadline < timer) {
             process.timer = Some(deadline);
             self.at(deadline.max(self.now), SimEvent::WorkerTimer { slot: index, incarnation });
@@ -399,6 +404,7 @@ impl Cluster<'_> {
         if link.server == 0 {
             return true;
         }
+        // A welcome may arrive twice, but the coordinator must be greeted once.
         let is_new = !std::mem::replace(&mut link.on_welcome, true);
         let Some(process) = &self.slots[slot].process else { return false };
         if is_new && process.links[1..].iter().all(|id| self.links[id].on_welcome) {
@@ -433,6 +439,8 @@ impl Cluster<'_> {
         if self.network.occurs(self.now, self.network.faults.interrupt) {
             self.network.counts.interruptions += 1;
             let moment = self.now + self.network.up_to(time as u32);
+            // Computes for so long that the worker is connected again before it is done. Only then could it
+            // push over one connection what it began on another.
             time += self.network.up_to(1000);
             self.at(moment, SimEvent::WorkerSeesEnd { link: coordinator, why: "connection reset" });
             self.at(moment + 1, SimEvent::ServerSeesEnd { link: coordinator });
@@ -469,6 +477,8 @@ impl Cluster<'_> {
                 "slot {slot} pushes leaves {leaves:?} of step {step}, which it has not computed"
             ));
         };
+        // On a real server, some chunks would have gone with the old connection, and the node would never be
+        // complete.
         if begun_on != process.links[0] {
             let now = process.links[0];
             return Err(format!(

@@ -220,6 +220,8 @@ impl Cluster<'_> {
             .rng_seed(scenario.seed)
             .enable_random_order()
             .tick_duration(TICK)
+            // Longer than the limit that `run` checks, so that a run that hangs ends with the states of its
+            // processes instead of an error of turmoil.
             .simulation_duration(LAST_FAULT + 2 * TIME_LIMIT)
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(Duration::from_millis(30))
@@ -289,6 +291,8 @@ impl Cluster<'_> {
             info!(target: "cluster", "{now:?} {} ended: {ended:?}", process.host);
             process.state = match ended {
                 Ended::Done(Some(hash)) => return Ok(Some(hash)),
+                // Shards and workers hear of the end only once the results are durable, so they have nothing
+                // left to do.
                 Ended::Done(None) => State::Finished,
                 Ended::Stopped => {
                     let count = match process.role {
@@ -324,6 +328,7 @@ impl Cluster<'_> {
         };
         *count += 1;
         self.sim.crash(process.host.as_str());
+        // What the process reported before it died must not be taken for the end of the one that replaces it.
         process.ended.take();
         process.state = State::Down(until);
         // Decides whether the machine crashes with the process, as in a power failure.
@@ -386,6 +391,7 @@ impl Cluster<'_> {
 
     /// Selects two hosts, one of them a server, in either order.
     fn pair(&mut self) -> (String, String) {
+        // Workers have no connections to each other, so a fault between two of them would have no effect.
         let servers = self
             .processes
             .iter()

@@ -48,6 +48,7 @@ impl WatchedDisk {
         self.disk.crash(seed);
         let mut record = self.record();
         record.fails_at = None;
+        // A rename that was not synced may survive, but the store has not promised it.
         record.named.clear();
     }
 
@@ -93,6 +94,7 @@ impl Disk for WatchedDisk {
 
     fn sync(&self, path: &Path) -> io::Result<()> {
         self.disk.sync(path)?;
+        // A renamed checkpoint is durable once the folder that lists its name is.
         if path == Path::new("/") {
             let mut record = self.record();
             let named = std::mem::take(&mut record.named);

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if args.trace {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        // The wall clock says nothing about a run in virtual time.
         tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
     }
     let seeds = args.seeds.range();

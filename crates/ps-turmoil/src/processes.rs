@@ -83,6 +83,8 @@ impl Scenario {
     fn options(&self) -> ServerOptions {
         ServerOptions {
             join_timeout: Duration::from_secs(60),
+            // Partitions of up to 4 s exceed this timeout or not, so a worker may be lost or come back in
+            // time.
             contact_timeout: Duration::from_millis(1500),
             work_timeout: Duration::from_millis(300),
             layout: ShardLayout { shards: self.servers, coordinator_keeps: true },
@@ -104,6 +106,8 @@ impl Scenario {
     }
 
     async fn coordinate(self, disk: WatchedDisk, stop: &Notify) -> Result<Ended, String> {
+        // Like `ps-server` in the folder of a finished run: a process that is restarted after the end does
+        // not train again.
         if let Some(hash) = disk.result() {
             return Ok(Ended::Done(Some(hash)));
         }
@@ -121,6 +125,7 @@ impl Scenario {
             return Ok(Ended::Wrong(format!("step {durable} is durable, the server goes on from {found}")));
         }
         let listener = listen(COORDINATOR).await.map_err(text)?;
+        // The results go to the disk's record. No worker hears of the end before this returns.
         let finish = move |finished: Finished| {
             if !finished.is_done {
                 return Ok(Ended::Stopped);
@@ -202,6 +207,7 @@ impl Scenario {
         let outgoing = ReceiverStream::new(receiver).map(Ok);
         let call = stream::call(&mut connection, stream::ROUNDS_PATH, stream::body(outgoing, Side::Client));
         let mut reader = Reader::<v1::FromServer>::new(call.await.map_err(text)?);
+        // A fifth of the contact timeout, as for a real worker, so that this peer never counts as silent.
         let mut beat = tokio::time::interval(Duration::from_millis(300));
         loop {
             let received = tokio::select! {

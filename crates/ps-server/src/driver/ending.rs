@@ -30,6 +30,8 @@ impl ServerDriver {
             Outcome::Stopped { .. } | Outcome::Ended { .. } | Outcome::TooFewWorkers { .. } => true,
             // The last step ended only after its weights were here.
             Outcome::Done => false,
+            // Weights that diverged must not replace the last checkpoint, and shards that are missing cannot
+            // send theirs.
             Outcome::Diverged { .. } | Outcome::ShardsMissing { .. } => false,
         };
         if !is_resumable {
@@ -40,6 +42,7 @@ impl ServerDriver {
         while self.closed.is_none() {
             let deadline = self.coordinator.deadline();
             let incoming = tokio::select! {
+                // Chunks that have arrived count even if the deadline passes while they are in the inbox.
                 biased;
                 incoming = inbox.recv() => incoming,
                 () = reach(self.started, deadline) => {
@@ -86,6 +89,8 @@ impl ServerDriver {
     /// The weights that are the run's result. The last step must be made.
     fn result(&mut self) -> Vec<f32> {
         let mut weights = self.weights();
+        // Kept before the best weights replace the last ones: a run that is made longer continues from the
+        // last step.
         if self.recorder.keeps_end() {
             let (_, _, state) =
                 self.own_chunks().assemble(&self.job, self.fetched.get(&FetchPurpose::Inspect));
@@ -142,6 +147,7 @@ impl ServerDriver {
                         saved = Some(version);
                         Ok(())
                     }
+                    // The farewells do not mention this failure, so they are not sent.
                     Err(error) => return Err(report_unsaved(&shards, &mut peers, end_replies, error)),
                 }
             }

@@ -135,6 +135,7 @@ impl ServerDriver {
         let slowest = self.core.status().workers.into_iter().max_by_key(|worker| worker.held_up_ms);
         let Some(slowest) = slowest else { return };
         let waited = Duration::from_millis(slowest.held_up_ms);
+        // A worker is worth mentioning if it cost a twentieth of the time, as docs/reliability.md states.
         if waited >= MIN_REPORTED_WAIT && 20 * waited >= Duration::from_millis(self.now()) {
             let unknown = || (slowest.worker.to_string(), "an unknown address".to_owned());
             let (name, address) = self.roster.find(slowest.worker).unwrap_or_else(unknown);
