@@ -28,6 +28,7 @@ pub(crate) fn multiply_adds() {
         use std::arch::x86_64::*;
         #[target_feature(enable = "avx512f")]
         fn avx512() {
+            // Opaque operands, so that the compiler cannot compute the result in advance.
             let (a, b) = (_mm512_set1_ps(black_box(0.999)), _mm512_set1_ps(black_box(0.001)));
             let mut acc = [_mm512_set1_ps(1.0); 12];
             for _ in 0..CHAINED / (12 * 16) {

@@ -40,6 +40,7 @@ impl Transport {
                 let near = TcpStream::connect(listener.local_addr()?)?;
                 let (far, _) = listener.accept()?;
                 for end in [&near, &far] {
+                    // Otherwise, Nagle's algorithm could hold back the last segment of a round.
                     end.set_nodelay(true)?;
                 }
                 [Box::new(near), Box::new(far)]
@@ -74,10 +75,12 @@ pub(crate) fn via_server(transport: Transport, elements: usize, rounds: usize) -
                     // An error also occurs at the worker's end, which reports it. This end must continue,
                     // because leaving would block the others at the barrier.
                     let _ = socket.read_exact(&mut write(&slots[own]));
+                    // Each half of the sum needs both gradients, and below, each worker needs both halves.
                     barrier.wait();
                     let bytes = 4 * half.start..4 * half.end;
                     let [a, b] = [read(&slots[0]), read(&slots[1])];
                     add(&a[bytes.clone()], &b[bytes], &mut write(&sums[own]));
+                    // The next round writes to the slots, for which their locks must be free.
                     drop([a, b]);
                     barrier.wait();
                     let _ = sums.iter().try_for_each(|sum| socket.write_all(&read(sum)));

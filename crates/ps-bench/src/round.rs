@@ -71,6 +71,7 @@ fn round(
         return Ok(());
     }
     let failed = |error: &dyn std::fmt::Display| Error::failed(group, error);
+    // One feature, two hidden layers of width w and one output: 2 w + (w + 1) w + (w + 1) parameters.
     let elements = size.width * (size.width + 4) + 1;
     let bare_rounds = || {
         let make = if beside { raw::exchange } else { raw::via_server };
@@ -137,6 +138,7 @@ fn rounds(size: &Size, elements: usize, transport: Transport, beside: bool) -> R
             named("worker", move || work(options, computer))
         })
         .collect::<Result<_, String>>()?;
+    // The channel closes when the last worker has ended, which ends the collection below.
     drop(sender);
     let requests: Vec<Request> = requests.into_iter().collect();
     for worker in workers {

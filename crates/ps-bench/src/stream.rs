@@ -154,6 +154,7 @@ impl tower::Service<http::Request<Body>> for Echo {
                     continue;
                 }
                 kept.clear();
+                // Stored before the answer is sent, so that the near end reads the time of the whole turn.
                 busy.ns.store((1e9 * thread_seconds(busy.begun)) as u64, Ordering::Release);
                 let answer = FromServer { message: Some(from_server::Message::Heartbeat(Heartbeat {})) };
                 if sender.send(Ok(answer)).await.is_err() {

@@ -47,6 +47,7 @@ impl Disk for RealDisk {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        // A file larger than memory gives a different error, which `Store` does not take for damage.
         ps_host::read(path, Ceiling::memory(1))
     }
 

@@ -161,6 +161,8 @@ impl Header {
         }
         // The hash covers the original bytes, which may differ from a new serialization.
         let stated = header.sha256.as_bytes();
+        // The last occurrence, because `sha256` is the last field and an earlier one may contain the same
+        // string. The hash may also be empty, and windows of length 0 would panic.
         let at = bytes.windows(stated.len().max(1)).rposition(|window| window == stated);
         let blank = at.map(|at| [&bytes[..at], &bytes[at + stated.len()..]].concat());
         match blank {

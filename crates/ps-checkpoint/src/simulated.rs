@@ -68,6 +68,7 @@ impl SimulatedDisk {
         let mut state = self.state();
         state.fault = None;
         state.is_down = false;
+        // Each node is decided separately, because a file system may write nodes in any order.
         for (&number, node) in &mut state.nodes {
             let [chance, share, ..] = random(seed, Purpose::Simulation, 0, number);
             match node {

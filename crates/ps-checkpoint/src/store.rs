@@ -138,11 +138,13 @@ impl Store {
         let path = folder.join(LOCK);
         let lock = File::options().create(true).append(true).open(&path);
         let lock = lock.map_err(|error| failed("opening", &path, error))?;
+        // The system releases the lock when a process ends, so a killed process blocks no other.
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::Locked { folder: folder.into() }),
             Err(TryLockError::Error(error)) => return Err(failed("locking", &path, error)),
         }
+        // Only with the lock: this takes the next holder number, which stops processes with earlier ones.
         let mut store = Store::on(Box::new(RealDisk), folder, options)?;
         store._lock = Some(lock);
         Ok(store)
@@ -186,6 +188,7 @@ impl Store {
     pub fn newest(&self, allow_fresh: bool) -> Result<Found, Error> {
         let mut found = Found::default();
         let names = self.names()?;
+        // A checkpoint under this name has never been reported as saved, so nothing is lost.
         for name in names.iter().filter(|name| name.starts_with(STEP) && name.ends_with(PART)) {
             let path = self.folder.join(name);
             self.disk.remove_folder(&path).map_err(|error| failed("removing", &path, error))?;
@@ -223,6 +226,7 @@ impl Store {
             let path = self.folder.join(name);
             self.disk.remove_folder(&path).map_err(|error| failed("removing", &path, error))?;
         }
+        // Otherwise, a crash could bring back the checkpoints that cannot be trusted.
         self.sync(&self.folder)?;
         Ok(Some(found))
     }
@@ -260,6 +264,7 @@ impl Store {
             // An earlier attempt may have renamed it but failed to make it durable.
             return self.sync(&self.folder).map(|()| path);
         }
+        // Under another name, so that a crash leaves no incomplete checkpoint that looks complete.
         let part = self.folder.join(format!("{name}{PART}"));
         let published = self.write(&part, snapshot).and_then(|()| self.publish(&part, &path));
         if let Err(error) = published {
@@ -267,6 +272,7 @@ impl Store {
             let _ = self.disk.remove_folder(&part);
             return Err(error);
         }
+        // Until the new checkpoint is durable, an older one may be the only good one, so pruning comes last.
         self.prune(self.options.last.max(1))?;
         Ok(path)
     }
@@ -294,6 +300,7 @@ impl Store {
         for (name, content) in &files {
             self.put(&part.join(name), content)?;
         }
+        // The rename must not become durable before the names of the files in the folder are.
         if self.has(Mutation::NoFolderSyncBeforeRename) { Ok(()) } else { self.sync(part) }
     }
 
@@ -309,6 +316,7 @@ impl Store {
 
     /// Renames a checkpoint to its final name, durably.
     fn publish(&self, part: &Path, path: &Path) -> Result<(), Error> {
+        // Some network file systems do not honour locks, so two processes may reach this point.
         let theirs = self.last_holder()?;
         if theirs != self.holder {
             return Err(Error::Fenced { folder: self.folder.clone(), holders: [self.holder, theirs] });
@@ -320,6 +328,7 @@ impl Store {
         if self.has(Mutation::NoFolderSyncAfterRename) {
             return Ok(());
         }
+        // Until the parent folder is durable, a crash can undo the rename, so this is not saved yet.
         let synced = self.sync(&self.folder);
         if self.has(Mutation::ReportBeforeDurable) { Ok(()) } else { synced }
     }
@@ -358,8 +367,11 @@ impl Store {
             return Err(of_another_run(other_run(&ours.differences(&header.fingerprint))));
         }
         let manifest = Manifest::open(&bytes).map_err(named)?;
+        // Before the tensors are read: a checkpoint of another model has other shapes, and must be refused
+        // rather than renamed as damaged.
         self.options.checked(&manifest).map_err(of_another_run)?;
         let theirs = manifest.progress.step;
+        // A checkpoint under the name of another step would make the run resume at a step that it is not at.
         if theirs != step {
             return Err(
                 format!("{MANIFEST} is of step {theirs}, but the folder is named for step {step}").into()
@@ -418,6 +430,7 @@ impl Store {
         self.disk.sync(path).map_err(|error| match is_shortage(&error) {
             // The file could not be opened, so nothing was left half done.
             true => failed("opening", path, error),
+            // This is final: after a failed fsync, the state of the disk is unknown.
             false => Error::NotDurable { path: path.into(), error },
         })
     }
@@ -433,6 +446,7 @@ impl Store {
     }
 
     fn take_over(&self) -> Result<(), Error> {
+        // Written aside and renamed, so that a crash leaves either the old number or the new one.
         let aside = self.folder.join(format!("{HOLDER}-{}{PART}", self.holder));
         let path = self.folder.join(HOLDER);
         let text = format!("{}\n", self.holder);

@@ -36,6 +36,8 @@ impl Writer {
     /// # Errors
     /// Returns an error if the system cannot start a thread.
     pub fn start(store: Store) -> std::io::Result<Self> {
+        // `save` needs a free writer, so at most one request waits. Results are unbounded, so that the thread
+        // never waits for a caller that does not read them.
         let (requests, inbox) = channel::bounded(1);
         let (outbox, saved) = channel::unbounded();
         let save = move || {
@@ -136,6 +138,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         let Backend::Thread { requests, thread } = &mut self.backend else { return };
+        // Closing the channel ends the thread's loop, for which `join` waits.
         *requests = None;
         if let Some(thread) = thread.take() {
             // The current save completes first. If the thread panicked, it has already printed why.

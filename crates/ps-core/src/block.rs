@@ -106,6 +106,7 @@ impl BlockLayout {
         samples: usize,
         width: usize,
     ) {
+        // A layout serves a single model, so the number of boundaries identifies it.
         if self.samples == samples && self.width == width && self.values.len() == boundaries.len() {
             return;
         }
@@ -139,8 +140,10 @@ impl BlockLayout {
         self.values.extend(self.deltas.last());
         let rows = boundaries.iter().map(|boundary| boundary.shape.rows_per_sample).max().unwrap_or(1);
         self.transposed = self.len;
+        // In a transposed delta, samples are columns, which fill whole panels.
         self.len += transposed * (samples * rows).next_multiple_of(width);
         self.row = self.len;
+        // Only features and outputs pass through the row.
         let ends = [boundaries.first(), boundaries.last()].into_iter().flatten();
         let widest = ends.map(|boundary| boundary.shape.columns).max().unwrap_or(0);
         self.len += widest.next_multiple_of(width);
@@ -247,6 +250,7 @@ impl<'a> Block<'a> {
     /// first field is their number of rows.
     pub(crate) fn value_and_copy(&mut self, boundary: usize, k: usize) -> (usize, Matrix<'_>, MatrixMut<'_>) {
         let (rows, _) = self.copied_value(k);
+        // No value overwrites that of a source, so the source lies before the output.
         let (value, to) = (self.layout.values[boundary], self.layout.values[k + 1]);
         let (before, output) = self.memory.split_at_mut(to.at);
         let value = Matrix { panels: value.panels, values: &before[value.at..] };

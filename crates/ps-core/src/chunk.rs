@@ -153,6 +153,7 @@ impl ChunkFold {
     ) -> Finite {
         let new = new.values_mut();
         if !verdict.is_plain() {
+            // A verdict may copy whole vectors of state, so the chunk is not divided into runs here.
             let mut total = vec![0.0; new.len()];
             read(old, new);
             self.read_root(0..total.len(), &mut total);
@@ -321,6 +322,7 @@ pub struct Pool {
 impl Pool {
     /// Takes a buffer of `elements` elements, whose contents are unspecified.
     pub fn take(&self, elements: usize) -> Pooled {
+        // Almost all chunks have the same size, so any free buffer will do.
         let mut buffer = self.free().pop().unwrap_or_default();
         buffer.resize(elements);
         Pooled { buffer, elements, pool: self.clone() }

@@ -61,6 +61,7 @@ impl Fold {
         for node in dropped {
             self.sums.remove(&node).map(&mut *done);
         }
+        // `Coverage` uses canonical names, and the keys of `sums` must be the same.
         sum.node = tree.canonical(sum.node);
         for parent in merged {
             let [left, right] = [0, 1]

@@ -14,6 +14,7 @@ const ROUND_F32: f32 = 12_582_912.0;
 pub(crate) fn exp(x: f32) -> f32 {
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND_F32);
     let n = shifted - ROUND_F32;
+    // ln 2 is subtracted in two parts. The first one has few bits, so that its product with n is exact.
     let r = n.mul_add(-0.693_359_375, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let q = 0.001_395_060_3_f32
@@ -25,6 +26,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     // 2^n, from the integer n in the low bits of `shifted`.
     let exponent = shifted.to_bits().wrapping_sub(ROUND_F32.to_bits()).wrapping_add(127) << 23;
     let y = y * f32::from_bits(exponent);
+    // Within these bounds n is between -126 and 127, so 2^n is a normal number. The special cases are
+    // selected at the end rather than returned early, so that a loop around this function is vectorised.
     let y = if x < -87.0 { 0.0 } else { y };
     let y = if x > 88.0 { f32::INFINITY } else { y };
     if x.is_nan() { x } else { y }
@@ -34,6 +37,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn ln(x: f32) -> f32 {
     const SQRT_HALF_BITS: u32 = 0x3f35_04f3;
+    // Counting from the square root of 1/2 instead of 1 centres the mantissa on 1, so that f stays small.
     let bits = x.to_bits().wrapping_sub(SQRT_HALF_BITS);
     let e = ((bits as i32) >> 23) as f32;
     let f = f32::from_bits((bits & 0x007f_ffff).wrapping_add(SQRT_HALF_BITS)) - 1.0;
@@ -66,6 +70,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
         .mul_add(square, -0.333_332_84);
     let small = (magnitude * square).mul_add(p, magnitude);
     let large = 1.0 - 2.0 / (exp(magnitude + magnitude) + 1.0);
+    // Close to 0, the difference in `large` would cancel most of its digits.
     let y = if magnitude < 0.625 { small } else { large };
     y.copysign(x)
 }
@@ -73,6 +78,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
 /// The logistic function, 1 / (1 + e^-x).
 #[inline(always)]
 pub(crate) fn sigmoid(x: f32) -> f32 {
+    // The exponent is never positive, so nothing overflows.
     let e = exp(-x.abs());
     let numerator = if x >= 0.0 { 1.0 } else { e };
     numerator / (1.0 + e)

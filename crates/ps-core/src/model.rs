@@ -225,6 +225,7 @@ impl Model {
     /// Draws the initial parameters from `seed`. They are all 0 in a model with only one dense layer.
     pub fn initial(&self, seed: u64) -> Vec<f32> {
         let mut weights = vec![0.0; self.parameters()];
+        // Only hidden layers need different weights: from 0, they cannot learn.
         if self.dense_layers().count() > 1 {
             for (k, layer) in self.layers.iter().enumerate() {
                 layer.initialize(seed, self.layers.get(k + 1), &mut weights);
@@ -275,6 +276,7 @@ fn boundaries(layers: &[Layer], shapes: &[Shape]) -> Vec<Boundary> {
         };
         let delta = match overwrites {
             _ if k <= first => Delta::None,
+            // The delta of the previous boundary takes over this memory, so it must exist.
             Overwrites::ValuesAndDeltas if k > first + 1 => Delta::Overwritten,
             _ => Delta::Own,
         };
@@ -307,6 +309,7 @@ impl Head {
             }
             Head::Softmax => {
                 let class = target as usize;
+                // The largest logit is subtracted from all of them, so that no exponential overflows.
                 let (predicted, largest) = argmax(z);
                 let logit = z[class];
                 let sum = exp_all(z, largest);

@@ -44,6 +44,7 @@ impl Precision {
 pub(crate) fn bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+    // Rounding could turn a NaN into infinity or carry into its sign. The quiet bit keeps it a NaN.
     if value.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded }
 }
 

@@ -42,6 +42,7 @@ pub fn run(
         let step = plan.step(trainer.version());
         let weights = model.precision().round(trainer.weights());
         let last_batch = (step.last_batch > 0).then(|| {
+            // Summed as in training, because the same units must be dropped as in that step.
             let last = plan.step(step.step - 1);
             batch_sum(model, &weights, samples, plan, last).metric_sums
         });
@@ -74,6 +75,7 @@ pub fn batch_sum(
 ) -> NodeSum {
     let leaves = 0..step.tree().leaves();
     let sums = leaves.map(|index| leaf(model, weights, samples, plan, step, index)).collect();
+    // Not by `Fold`, which is compared with this.
     let mut root = sum_levels(sums, add).expect("a step has at least one leaf");
     root.node = step.tree().root();
     root

@@ -108,6 +108,7 @@ impl LearningRate {
         }
         let t = (step - self.warmup) as f64;
         let periods = t / self.every as f64;
+        // The warm-up may be longer than the schedule.
         let progress = t / self.steps.saturating_sub(self.warmup).max(1) as f64;
         match self.schedule {
             ScheduleKind::Constant | ScheduleKind::Plateau => initial,
@@ -131,6 +132,7 @@ impl LearningRate {
     /// Fraction of the current period that has passed `t` steps after the first one began.
     fn since_restart(&self, t: u64) -> f64 {
         let (mut t, mut period) = (t, self.every);
+        // Periods that do not grow would take the loop one turn for each that has passed.
         if self.stretch == 1 {
             t %= period;
         }

@@ -229,6 +229,7 @@ impl Ranking {
         let row = |(row, &target): (&[f32], &f32)| (row[class], target as usize == class);
         let mut samples: Vec<(f32, bool)> =
             probabilities.chunks_exact(classes).zip(targets).map(row).collect();
+        // Samples of equal probability become one group, so their order does not matter.
         samples.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
         let count = |group: &[(f32, bool)]| {
             let positive = group.iter().filter(|sample| sample.1).count() as u64;
@@ -245,6 +246,7 @@ impl Ranking {
     /// counts as half. The pairs are counted in whole numbers.
     fn roc_auc(&self) -> Option<f64> {
         let [positive, negative] = self.totals();
+        // Products of two counts may exceed 64 bits.
         let (mut above, mut halves) = (0_u128, 0_u128);
         for &[hits, misses] in &self.0 {
             halves += u128::from(misses) * (2 * above + u128::from(hits));

@@ -113,6 +113,7 @@ impl Trainer {
     /// Restores the best weights if they are better than the final ones, whose validation is
     /// `validation`; see [`Control::close`].
     pub fn close(&mut self, validation: Option<&MetricSums>) -> Option<Event> {
+        // The verdict that ended the run early has already restored the best weights.
         if self.is_over { None } else { self.control.close(&mut self.weights, &self.state, validation) }
     }
 

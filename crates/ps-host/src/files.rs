@@ -168,7 +168,9 @@ const PIECE: u64 = 1 << 20;
 pub fn drain(mut source: impl Read, size: u64, ceiling: Ceiling) -> io::Result<Vec<u8>> {
     ceiling.check(size)?;
     let mut content = Vec::new();
+    // If memory is short, this returns an error, whereas a plain reservation would abort the process.
     content.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX))?;
+    // The file may grow while it is read, so its size is not a limit.
     loop {
         // One byte beyond the limit distinguishes content that fits from content that does not.
         let piece = PIECE.min((ceiling.bytes - content.len() as u64).saturating_add(1));

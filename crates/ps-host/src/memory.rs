@@ -87,6 +87,7 @@ pub fn bytes(count: u128) -> String {
     }
     let mut amount = count as f64 / 1024.0;
     let mut unit = 0;
+    // From 1023.95 on, one decimal would show 1024.0 of the smaller unit.
     while amount >= 1023.95 && unit + 1 < UNITS.len() {
         amount /= 1024.0;
         unit += 1;

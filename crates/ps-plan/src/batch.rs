@@ -96,6 +96,7 @@ impl BatchPlan {
                 .checked_sub(1)
                 .filter(|&last| self.probes(last))
                 .map_or(0, |last| self.batch.min(self.samples - (last % per_epoch) as usize * self.batch)),
+            // Evaluated together with the next step, so that validation needs no separate round.
             validation: if step > 0 && self.ends_epoch(step - 1) { self.validation } else { 0 },
         }
     }

@@ -34,6 +34,7 @@ impl SampleOrder {
         let mut keys = [0; ROUNDS];
         keys[..4].copy_from_slice(&first);
         keys[4..].copy_from_slice(&second);
+        // Each half of a Feistel network needs at least one bit, even for a single sample.
         SampleOrder { n: n as u64, half_bits: bits.div_ceil(2).max(1), keys }
     }
 
@@ -44,6 +45,8 @@ impl SampleOrder {
     pub fn at(&self, position: usize) -> usize {
         assert!((position as u64) < self.n, "position {position} of {}", self.n);
         let mut value = position as u64;
+        // The cycle of a permutation returns to `position`, so this ends. The domain has at most 4 n values,
+        // so there are at most four passes on average.
         loop {
             value = self.permute(value);
             if value < self.n {

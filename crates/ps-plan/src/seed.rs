@@ -81,6 +81,7 @@ impl Stream {
 
     /// Uniform in [0, 1) on a grid of 2^-24.
     pub fn unit(&mut self) -> f32 {
+        // An f32 holds 24 bits. With all 32, the largest words would be rounded up to 1.
         (self.next_u32() >> 8) as f32 * (1.0 / 16_777_216.0)
     }
 }

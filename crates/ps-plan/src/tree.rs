@@ -63,6 +63,7 @@ impl Section {
 
     /// The section of a leaf.
     pub fn of(leaf: u32) -> Self {
+        // A number from a message may lie beyond all sections; the range checks of the last one reject it.
         Section::ALL[((leaf >> SECTION_BITS) as usize).min(2)]
     }
 
@@ -153,6 +154,7 @@ impl Tree {
 
     /// Whether `node` exists in this tree: not above a root and not beyond a section's last leaf.
     pub fn has(self, node: Node) -> bool {
+        // Nodes come from messages, and a higher level would shift bits out of the number.
         if node.level > SECTION_BITS {
             return false;
         }
@@ -184,6 +186,7 @@ impl Tree {
         let mut start = range.start;
         while start < range.end {
             let mut node = Node::leaf(start);
+            // A parent that is cut short by the last leaf ends there, so it may still fit.
             while node.level < self.root_of(section).level {
                 let parent = self.leaves_of(node.parent());
                 if parent.start < start || parent.end > range.end {
@@ -288,6 +291,7 @@ impl Coverage {
         if self.covers(node) {
             return Gathered::Known;
         }
+        // A larger node replaces the smaller ones, because their leaves cannot be taken out of its sum.
         let dropped: Vec<Node> = self.nodes.iter().copied().filter(|&kept| node.contains(kept)).collect();
         for small in &dropped {
             self.nodes.remove(small);

@@ -82,6 +82,8 @@ impl Chunk {
     /// Discards the sums of the gradient, and the next weights if they are computed.
     pub(crate) fn start_over(&mut self, tree: Tree) {
         self.fold.reset(tree);
+        // The state changes only together with `next`. The other vector is overwritten by the next update, so
+        // the two are exchanged instead of copied.
         if self.next.take().is_some() && !self.mutation.is(Mutation::StateNotRolledBack) {
             std::mem::swap(&mut self.state, &mut self.state_before);
         }
@@ -97,6 +99,7 @@ impl Chunk {
     ) -> (ServedChunk, Finite) {
         let old = self.weights.elements();
         let mut new = pool.take(old.len());
+        // Until all chunks are updated and the step is committed, it may start over or diverge.
         self.state_before.clone_from(&self.state);
         let finite = self.fold.update(control, verdict, self.offset, old, &mut self.state, &mut new);
         let next = ServedChunk::new(new.share(), precision);

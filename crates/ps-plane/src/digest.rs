@@ -22,6 +22,7 @@ pub(crate) fn of_node(
         return Digest(hash.finalize().into());
     }
     for sum in metric_sums.floats() {
+        // The two workers may run on machines of different byte order.
         hash.update(sum.to_bits().to_le_bytes());
     }
     for count in [metric_sums.samples, metric_sums.correct]

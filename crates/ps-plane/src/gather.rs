@@ -30,6 +30,7 @@ impl Plane {
     ) -> Result<(), Rejected> {
         let NodeMetrics { step, node, metric_sums } = metrics;
         self.check_open(step, node)?;
+        // A copy that arrives after the step is made is normal: its sender may not know that yet.
         if self.is_over(step, node) {
             return Ok(());
         }
@@ -74,15 +75,20 @@ impl Plane {
         if !self.incoming.contains_key(&(worker, node)) {
             return Err(Rejected::ChunkBeforeMetrics { step, node });
         }
+        // A chunk of the open step proves that every server has applied the last one. A late chunk of the
+        // last step proves nothing, so `is_over` is checked first.
         if std::mem::take(&mut self.has_previous) {
             self.chunks.iter_mut().for_each(|chunk| chunk.previous = None);
             self.counted_before.clear();
         }
         let index = self.index_of(offset);
         let is_covered = self.chunks[index].fold.covers(node);
+        // A covered chunk does not enter the sums, so its values do not matter.
         if !is_covered && self.can_confirm() && !is_finite(&bytes) {
             self.confirm_divergence(node, recompute)?;
         }
+        // With audits, chunks wait for the end of their node. Otherwise, a worker could leave a wrong chunk
+        // in the sums by never ending the node.
         let arrived = if self.audits {
             if self.mutation.is(Mutation::IncompleteNodeCounts) {
                 self.chunks[index].fold.insert(node, bytes.clone(), &self.pool);
@@ -136,6 +142,7 @@ impl Plane {
     /// Discards the data of nodes that a departed worker has not ended. Without audits, chunks that have
     /// arrived stay in the sums.
     pub fn forget(&mut self, worker: WorkerId) {
+        // Chunks in the sums may stay, because another worker's would have the same bits.
         self.incoming.retain(|&(sender, _), _| sender != worker);
     }
 

@@ -163,6 +163,7 @@ impl Plane {
             let Range { start, end } = chunk.range();
             let at = start - self.kept.start..end - self.kept.start;
             let served = ServedChunk::of(&weights[at.clone()], &self.pool, self.model.precision());
+            // A coordinator may keep no weights, and chunks of length 0 would panic.
             let vectors = state.chunks(weights.len().max(1)).map(|vector| &vector[at.clone()]);
             let mut state = vectors.collect::<Vec<_>>().concat();
             if self.mutation.is(Mutation::VelocityNotRestored) {

@@ -28,6 +28,7 @@ impl Plane {
         });
         let current = self.chunks.iter().map(move |chunk| part(version, chunk.offset, &chunk.weights));
         let next =
+            // A step that diverges is never made, so no worker may get its weights.
             self.chunks.iter().filter(|_| !self.diverged).filter_map(move |chunk| {
                 chunk.next.as_ref().map(|next| part(version + 1, chunk.offset, next))
             });

@@ -45,6 +45,7 @@ impl Plane {
             }
             Err(NotFinite) => {
                 self.diverged = true;
+                // With a verdict, the step no longer waits for a decision, and `commit` fails.
                 self.verdict = Some(self.control.plain(step));
                 None
             }
@@ -94,6 +95,7 @@ impl Plane {
             return None;
         }
         let step = self.plan.step(self.version);
+        // The first chunk fixes the verdict for all chunks of the step.
         let verdict = self.verdict.get_or_insert_with(|| self.control.plain(step));
         let (served, finite) = chunk.compute_next(&self.control, verdict, &self.pool, self.model.precision());
         self.updated += 1;
@@ -149,6 +151,7 @@ impl Plane {
         let verdict = self.verdict.take().unwrap_or_else(|| self.control.plain(step));
         let rate = verdict.step_params.rate;
         let decided = self.decided.take();
+        // A policy that has decided may accept a loss that is not finite: the guard recovers from it.
         if self.diverged || decided.is_none() && !observed.train.loss.is_finite() {
             return Err(Diverged { step: step.step, rate, loss: observed.train.mean_loss() });
         }

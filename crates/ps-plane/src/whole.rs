@@ -111,6 +111,7 @@ impl Plane {
     /// as they are.
     pub fn finish(&mut self) -> Result<StepReport, Diverged> {
         if self.awaits_decision() {
+            // This also takes the gradient out of the sums, where `measure` reads it.
             self.observed = Some(self.observe());
             let sums = self.measure();
             self.decide(&sums);
@@ -171,6 +172,7 @@ impl UnchunkedWeights {
         if checks.gradient && !all_finite(gradient) {
             return Finite { gradient: false, weights: true };
         }
+        // A second reference makes `make_mut` copy the weights, so it is taken only if needed.
         *before = (checks.weights || verdict.measures).then(|| Arc::clone(weights));
         control.apply_to_all(verdict, Arc::make_mut(weights).as_mut_slice(), gradient, state);
         let is_finite = !checks.weights || all_finite(weights);

@@ -100,6 +100,7 @@ impl<T> Hosts<T> {
         }
         let (number, work) = (state.host, state.jobs[0].work);
         let host = &mut self.hosts[number];
+        // Before the set of busy threads changes, because the time until now passed at the old speed.
         host.advance(now);
         host.busy.push(Ending { at: host.progress + work, thread });
         host.predict(number, now)
@@ -115,6 +116,7 @@ impl<T> Hosts<T> {
     pub(crate) fn end(&mut self, foreseen: PredictedEnd) -> Option<(Thread, T, Option<PredictedEnd>)> {
         let PredictedEnd { at: now, host: number, change } = foreseen;
         let host = &mut self.hosts[number];
+        // Predictions cannot be removed from the queue, so outdated ones are recognised here.
         if host.changes != change {
             return None;
         }
@@ -139,6 +141,7 @@ impl Host {
     /// Seconds of work that each busy thread does per second.
     fn speed(&self) -> f64 {
         let busy = self.busy.len().min(self.cores);
+        // Crowding was measured with all cores busy; for fewer, it is interpolated.
         let crowded = if self.cores > 1 { (busy.max(1) - 1) as f64 / (self.cores - 1) as f64 } else { 0.0 };
         let share = (self.cores as f64 / self.busy.len().max(1) as f64).min(1.0);
         share / (1.0 + (self.crowding - 1.0) * crowded)
@@ -147,6 +150,7 @@ impl Host {
     fn predict(&mut self, host: usize, now: f64) -> Option<PredictedEnd> {
         self.changes += 1;
         let next = self.busy.peek()?;
+        // Rounding may put the end of a job slightly before the present.
         let at = now + (next.at - self.progress).max(0.0) / self.speed();
         Some(PredictedEnd { at, host, change: self.changes })
     }

@@ -94,6 +94,8 @@ impl<T> Network<T> {
         let receiver = &mut self.ends[transfer.to];
         if receiver.senders > 1 {
             let share = receiver.link.bandwidth / receiver.senders as f64;
+            // The senders to a receiver have consecutive numbers, which spreads their rates evenly. With the
+            // receiver in the sum, a sender is not equally slow to all receivers.
             rate = rate.min(share * priority(from + transfer.to, receiver.link.unevenness));
         }
         let out_at = now + transfer.bytes / rate;

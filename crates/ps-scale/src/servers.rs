@@ -45,6 +45,7 @@ impl Coordinator {
         };
         let leaves = cluster.leaves as usize;
         let config = ServerConfig {
+            // One sample per leaf: the round logic depends only on the number of leaves.
             plan: BatchPlan::new(cluster.seed, leaves, leaves, 1, u32::MAX, None),
             start_version: 0,
             min_workers: cluster.workers as u32,
@@ -158,6 +159,7 @@ impl Rounds<'_> {
                 }
             }
             ServerAction::Update { step } => {
+                // The other shards commit when their own state machines say so.
                 self.parts.iter_mut().filter(|part| part.shard.is_none()).for_each(WeightShard::commit);
                 let follow_up = FollowUp::default();
                 self.shard_logic(CoordinatorEvent::Made { step, is_last: false, follow_up });
@@ -218,6 +220,7 @@ impl Rounds<'_> {
         let (holder, step, is_whole) = (part.holder, part.version, part.made == part.chunks.len());
         let workers = self.workers.len();
         for turn in 0..workers {
+            // Each shard begins with a different worker, so that they do not all send to the same one.
             let (version, worker) = (step + 1, (number + 1 + turn) % workers);
             self.send(holder, Message::Weights { version, worker, part: number, chunk });
         }

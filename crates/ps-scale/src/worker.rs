@@ -197,6 +197,7 @@ pub(crate) fn stages(cluster: &Cluster, costs: &Costs) -> Vec<Stage> {
     let mut stages = Vec::new();
     let mut done = 0.0;
     let mut work_until = |share: f64, stages: &mut Vec<Stage>| {
+        // The shares are medians of separate measurements, which need not ascend.
         stages.push(Stage::Works((share - done).max(0.0)));
         done = share.max(done);
     };

@@ -99,6 +99,7 @@ pub(crate) fn with_contention<T>(job: &Job, run: impl FnOnce() -> T) -> Result<T
         for neighbour in &mut neighbours {
             let done = &done;
             scope.spawn(move || {
+                // The flag only ends the loop; no data is passed with it.
                 while !done.load(Ordering::Relaxed) {
                     neighbour.compute(0..leaves);
                 }
@@ -173,6 +174,7 @@ impl<'a> Worker<'a> {
     fn compute(&mut self, leaves: Range<u32>) -> f64 {
         let Worker { job, pool, gradients, weights, step, .. } = self;
         let samples: &dyn Samples = &job.data.train;
+        // The last step of an epoch may be shorter and would distort the mean.
         let full_steps = (job.plan.samples / job.plan.step(0).samples.max(1)).max(1) as u64;
         *step = (*step + 1) % full_steps.min(job.plan.steps);
         pool.install(|| {

@@ -12,6 +12,7 @@ const ROUNDS: u32 = 20;
 
 pub(crate) fn measure(plan: BatchPlan, costs: &mut Costs) {
     let [few, many] = [FEW, MANY].map(|workers| message_seconds(plan, workers));
+    // Noise may make a difference negative, but a cost is not.
     costs.control_worker = ((many - few) / f64::from(MANY - FEW)).max(0.0);
     costs.control = (few - costs.control_worker * f64::from(FEW)).max(0.0);
 }

@@ -55,6 +55,7 @@ impl Control {
     pub fn apply_to_all(&self, verdict: &Verdict, w: &mut [f32], g: &[f32], state: &mut [f32]) {
         self.apply_with(verdict, 0, w, g, state, |optimizer, step_params, w, g, state| {
             optimizer.update_all(step_params, w, g, state);
+            // Callers check the gradient before and, in the last step, the weights after.
             Finite::ALL
         });
     }
@@ -75,6 +76,7 @@ impl Control {
             let size = if wanted { vectors * size } else { 0 };
             aside.split_off_mut(..size).unwrap_or_default()
         };
+        // In the order of `Control::vectors`, by which checkpoints name the vectors.
         let best = take(self.config.early_stopping.is_some(), 1);
         let good = take(self.config.guard.is_some_and(|guard| guard.can_recover), 1 + own);
         let base = take(self.config.descent.is_some(), 2);
@@ -133,6 +135,7 @@ impl Control {
         if early_stopping.is_better(&best, loss) {
             return None;
         }
+        // `best` is the first vector after those of the optimizer.
         let at = self.optimizer.state().len() * weights.len();
         weights.copy_from_slice(&state[at..at + weights.len()]);
         Some(Event::Restored {

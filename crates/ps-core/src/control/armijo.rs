@@ -91,6 +91,7 @@ impl Descent {
         initial: f64,
     ) -> Result<(Action, Option<Convergence>), NotFinite> {
         let Point { loss, squared, is_finite, is_last } = point;
+        // No evaluation follows the last step, so the run ends at a point whose loss is known.
         let accept = if is_last { Action::Stay } else { Action::Accept };
         let Some(before) = *base else {
             if !is_finite {

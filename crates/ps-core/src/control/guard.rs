@@ -126,6 +126,7 @@ impl Default for GuardState {
 
 impl RunningMean {
     fn with(self, loss: f64) -> Self {
+        // `1.0 - DECAY` is 0.09999999999999998. The specification has the same rounded number.
         RunningMean {
             sum: (1.0 - DECAY) * loss + DECAY * self.sum,
             weight: (1.0 - DECAY) + DECAY * self.weight,
@@ -184,6 +185,7 @@ impl GuardState {
             None if loss.is_none() => Err(NotFinite),
             None => {
                 let retries = guard.can_recover.then_some(guard.retries);
+                // One warning per explosion rather than one per step.
                 let is_new = !std::mem::replace(&mut self.is_reported, true);
                 Ok((Decision::Step, is_new.then_some(Event::Warned { explosion, retries })))
             }

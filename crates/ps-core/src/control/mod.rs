@@ -146,6 +146,7 @@ impl Control {
     fn exact_rate(&self, step: u64) -> f64 {
         let (begin, rate) = self.schedule.phase(step);
         match &self.state.plateau {
+            // Before the first validation of a phase, the state is still that of an earlier one.
             Some(plateau) if rate.is_watching(step - begin) && plateau.begin() == begin => plateau.rate(),
             _ => rate.exact(step - begin),
         }
@@ -198,12 +199,15 @@ impl Control {
     ) -> Result<(Verdict, PolicyReport), NotFinite> {
         let mut decided = PolicyReport { probe: self.take_probe(observed), ..PolicyReport::default() };
         let loss = observed.train.mean_loss();
+        // The squares of binary32 numbers cannot overflow a sum in f64, so this sum is finite exactly if
+        // every element is.
         let is_finite = observed.train.loss.is_finite() && norms.gradient_squared().is_finite();
         let mut verdict = self.plain(step);
         verdict.step_params.scale = self.optimizer.scale(norms);
         if let Some(validation) = &observed.validation {
             verdict.keep_best = self.validated(step, validation, &mut decided);
         }
+        // No step is made from these weights, so neither a descent nor the guard looks at them.
         if decided.is_last {
             verdict.action = Action::Best;
             verdict.count = self.state.count;
@@ -215,6 +219,7 @@ impl Control {
             let (action, keep_good) = self.guard_step(step, loss, is_finite, &mut decided)?;
             (verdict.action, verdict.keep_good) = (action, keep_good);
         }
+        // Only now, because a descent has just chosen the rate of this step.
         verdict.step_params.rate = match &self.state.descent {
             Some(base) => base.rate() as f32,
             None => self.rate(step.step),
@@ -282,6 +287,7 @@ impl Control {
         }
         let fresh = Plateau::new(begin, rate.initial);
         let plateau = self.state.plateau.get_or_insert(fresh);
+        // Two plateaus may follow each other, and each starts afresh.
         if plateau.begin() != begin {
             *plateau = fresh;
         }

@@ -50,6 +50,7 @@ impl Plateau {
         } else {
             self.bad += 1;
         }
+        // As in PyTorch, a cooldown ignores only bad validations and still updates the best loss.
         if self.cooldown > 0 {
             self.cooldown -= 1;
             self.bad = 0;

@@ -135,6 +135,7 @@ impl InPlace {
         let Gradients { model, packed, kernel, scratch, .. } = &mut self.gradients;
         let mut finite = Finite::ALL;
         let (mut weights, mut velocity) = (&mut self.weights[..], &mut self.velocity[..]);
+        // The backward pass is complete, so no product reads a weight after it is updated.
         for (k, dense) in dense_layers(model) {
             let size = dense.inputs * dense.outputs;
             scratch[0].find_rows(dense, step.tree().root(), step, 0);
@@ -151,6 +152,7 @@ impl InPlace {
             } else {
                 self.narrow.resize(self.narrow.len().max(size), 0.0);
                 let gradient = &mut self.narrow[..size];
+                // A layer that is not wide has at most 16 outputs: one panel on every instruction set.
                 products.panel(0, gradient);
                 let finite = update.chunk(weight, gradient, weight_velocity);
                 finite.and(update_bias(&products, 0, update, bias, bias_velocity))
@@ -177,6 +179,7 @@ fn update_wide(
         let finite = update_panel(products, panel, update, weight, weight_velocity);
         finite.and(update_bias(products, panel, update, bias, bias_velocity))
     };
+    // An empty slice has no chunks, and `zip` with it would skip all panels.
     if weight_velocity.is_empty() {
         panels
             .with_min_len(min_len)
@@ -220,6 +223,8 @@ fn update_panel(
                 let velocity = velocity.get_mut(at..at + rows * width).unwrap_or_default();
                 prefetch(bytemuck::cast_slice(weight));
                 prefetch(bytemuck::cast_slice(velocity));
+                // The packed weight has inputs as rows, so the operands are exchanged. A product is
+                // commutative, so each chain keeps its bits.
                 let tile =
                     Tile { a: &inputs[first..], left: Left::Columns, b, rows, columns: width, ahead: 0 };
                 fold_tiles(products.kernel, &tile, products.segments, stack, &mut sums, width);

@@ -193,6 +193,7 @@ impl Gradients {
             self.is_parallel(place.offsets(leaves.clone()).len()),
             false,
         );
+        // Whole leaves at a time, because the metrics of each leaf are summed separately.
         let together = (EVALUATION_ROWS / leaf).max(1);
         for first in leaves.clone().step_by(together) {
             let some = first..leaves.end.min(first.saturating_add(together as u32));
@@ -244,14 +245,18 @@ impl Gradients {
         }
         let threads = rayon::current_num_threads();
         let (tree, scratch) = (step.tree(), &mut self.scratch[0]);
+        // Servers accept no chunk of a node before its metric sums, so these come first.
         tree.cover_each(leaves.clone(), |node| {
             scratch.sum_metrics(node, step, leaves.start, flow.node(node));
         });
+        // From the last layer to the first, and within a layer from the last rows to the first:
+        // `Flow::finished` reports that everything from an index on is final.
         for (k, dense) in dense_layers(&self.model).rev() {
             let mut number = 0;
             tree.cover_each(leaves.clone(), |node| {
                 scratch.find_rows(dense, node, step, leaves.start);
                 let products = scratch.weight_gradient(k, dense, self.kernel);
+                // The bias follows the weight in the vector, so it is reported together with the last rows.
                 products.biases(&mut flow.gradient(number)[dense.bias_range()]);
                 // Final rows leave while the next ones are computed.
                 let panel = self.kernel.width() * dense.inputs;
@@ -280,6 +285,8 @@ impl Gradients {
     ) {
         let training = self.training(step);
         let scratch = &mut self.scratch[0];
+        // In a prototype with two threads, splitting by outputs instead of rows took 30 % off a step of 64
+        // rows, and less than 10 % off one of 1024 rows.
         let shares_panels = parallel && scratch.rows() <= MAX_BLOCK && self.model.parameters() >= LARGE_MODEL;
         let by_rows = parallel && !shares_panels;
         let block = block_rows(scratch.rows(), by_rows);
@@ -318,6 +325,7 @@ impl Gradients {
         let (plan, tree) = (self.plan, step.tree());
         let block = (part as usize * step.leaf).clamp(MIN_BLOCK, MAX_BLOCK);
         let run = |scratch: &mut Scratch, thread: u32| {
+            // Consecutive parts fold to few nodes, so little remains to be added at the end.
             let bound = |thread: u32| first + (last - first) * thread / threads;
             let mut fold = Fold::new(tree);
             for number in bound(thread)..bound(thread + 1) {
@@ -348,6 +356,7 @@ impl Gradients {
             scratches.map(|(thread, scratch)| run(scratch, thread as u32)).collect()
         };
         let mut whole = folds.remove(0);
+        // The fold adds along the tree, so the order of threads affects no bit.
         for fold in folds {
             for sum in fold.into_sums() {
                 whole.insert_and_return(sum, &mut |merged| self.spare.put(merged));
@@ -366,6 +375,7 @@ impl Gradients {
 
     /// Returns a sum that is no longer needed, so that a later step can reuse its memory.
     pub fn recycle(&mut self, sum: NodeSum) {
+        // Nodes that were only evaluated have no gradient whose memory could be reused.
         if sum.gradient.len() == self.model.parameters() {
             self.spare.put(sum);
         }
@@ -463,6 +473,7 @@ impl Gradients {
 fn block_rows(rows: usize, parallel: bool) -> usize {
     let shares = if parallel { rayon::current_num_threads() } else { 1 };
     // Every thread gets the same number of equal blocks, as few as the largest block size allows.
+    // With 128 rows as blocks of 96 and 32, two threads of a prototype reached only 46 % of their peak.
     let rounds = rows.div_ceil(shares * MAX_BLOCK);
     rows.div_ceil(shares * rounds).clamp(MIN_BLOCK, MAX_BLOCK)
 }

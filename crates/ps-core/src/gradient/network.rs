@@ -66,6 +66,7 @@ impl<'a> Network<'a> {
         block: &mut Block,
         pass: Pass,
     ) {
+        // If weights arrive in parts, the block already holds the values of earlier layers.
         if self.layers.start == 0 {
             self.read(samples, block_samples, block);
         }
@@ -80,6 +81,8 @@ impl<'a> Network<'a> {
         if pass == Pass::Gradient {
             for k in (self.model.first_trained() + 1..layers.len()).rev() {
                 layers[k].backward(k, self.model.fusion(k), &self.context, block);
+                // Each addition rounds, so the order is part of the specification: first the layer's own
+                // rule, then its readers in ascending order.
                 for reader in self.model.readers(k) {
                     let (rows, from, to) = block.delta_pair(reader + 1, k);
                     from.each_panel(rows).zip(to.each_panel(rows)).for_each(|(from, to)| add(from, to));

@@ -231,6 +231,7 @@ pub(super) fn dense_layers(model: &Model) -> impl DoubleEndedIterator<Item = (us
 
 /// Lays out blocks of `samples` samples.
 pub(super) fn lay_out(layout: &mut BlockLayout, model: &Model, kernel: Kernel, samples: usize) {
+    // The first trained layer has no input gradient, so its delta is never transposed.
     let above_first = &model.layers()[model.first_trained() + 1..];
     let wide = above_first.iter().filter_map(Layer::dense).filter(|dense| dense.shape().is_wide());
     let transposed = wide.map(|dense| dense.outputs).max().unwrap_or(0);

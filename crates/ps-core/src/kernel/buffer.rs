@@ -17,6 +17,8 @@ impl Buffer {
     /// contents are unspecified.
     pub(crate) fn resize(&mut self, len: usize) -> &mut [f32] {
         let lines = len.div_ceil(16);
+        // The buffer never shrinks. The last batch of an epoch may be short, and the step after it would
+        // otherwise allocate again.
         if self.lines.len() < lines {
             self.lines.resize(lines, CacheLine::zeroed());
         }

@@ -61,6 +61,7 @@ impl Tile<'_> {
             Left::Columns => (1, width),
             Left::Constant => (0, 0),
         };
+        // A segment without steps reads nothing, and `k - 1` would overflow.
         for segment in segments.iter().filter(|segment| segment.k > 0) {
             let last_a = self.left.start(segment) + (self.rows - 1) * row + (segment.k - 1) * step;
             let end_b = segment.b + (segment.k - 1) * width + self.columns;
@@ -130,6 +131,8 @@ pub(crate) fn fold_tiles(
     tile.check(kernel, segments);
     let size = tile.rows * tile.columns;
     let leaves = segments.iter().filter(|segment| segment.ends_leaf).count();
+    // Folding is compiled for the other two layouts only: samples, over which leaves are summed, are rows of
+    // both operands.
     assert!(leaves > 0 && tile.left != Left::Rows);
     assert!(segments[segments.len() - 1].ends_leaf, "the last segment ends the last leaf");
     assert!(out.len() >= (tile.rows - 1) * out_row + tile.columns);
@@ -256,6 +259,8 @@ unsafe fn product<V: Vector, const ROWS: usize, const VECTORS: usize, const WIDT
                 for v in 0..VECTORS {
                     let value = V::load(values.as_ptr().add(v * V::LANES));
                     for acc in &mut acc {
+                        // A comparison instead of a maximum: whatever is not positive becomes +0, including
+                        // -0 and NaN, on which the maxima of instruction sets differ.
                         let sum = value.add(acc[v]);
                         acc[v] = sum.where_positive(sum);
                     }
@@ -328,6 +333,7 @@ unsafe fn fold<
             // The last leaf merges all remaining subtrees.
             let closed = if leaf + 1 == leaves { leaf.count_ones() } else { (leaf + 1).trailing_zeros() };
             for _ in 0..closed {
+                // The subtree on the stack has the earlier leaves, so it is the left summand.
                 top = top.sub(size);
                 for (row, acc) in acc.iter_mut().enumerate() {
                     for (v, acc) in acc.iter_mut().enumerate() {

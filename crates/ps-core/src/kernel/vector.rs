@@ -95,6 +95,7 @@ pub(super) mod x86 {
         _mm512_storeu_ps,
         _mm512_fmadd_ps,
         _mm512_add_ps,
+        // A bitwise `and` of floats would need AVX-512DQ, so the lanes are masked.
         |lanes, values| {
             _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(values, _mm512_setzero_ps()), lanes)
         }

@@ -84,6 +84,7 @@ impl Dense {
         let limit = (6.0 / fan as f64).sqrt() as f32;
         for (at, weight) in self.weight_range().zip(&mut weights[self.weight_range()]) {
             let word = random(seed, Purpose::Weights, 0, at as u64)[0];
+            // With 24 bits, the conversion and the difference are exact.
             *weight = ((word >> 8) as f32 * (1.0 / 8_388_608.0) - 1.0) * limit;
         }
     }
@@ -106,6 +107,7 @@ impl Dense {
         let activation = activation.filter(|_| !rectifies);
         engine.each_panel(panels, output.values, |panel, out| {
             let existing = panels.columns_of(panel);
+            // The kernel reads a bias for every column of a tile, even where the last panel has none.
             let mut bias = [0.0; MAX_COLUMNS];
             bias[..existing]
                 .copy_from_slice(&context.weights[self.bias + panel * panels.width..][..existing]);
@@ -214,6 +216,7 @@ impl Dense {
         let bias = &weights[self.bias_range()];
         for (x, z) in input.chunks(self.inputs).zip(output.chunks_mut(self.outputs)) {
             z.fill(0.0);
+            // With inputs outside, each output is one ascending chain, and the inner loop is vectorised.
             for (&x, weights) in x.iter().zip(transposed.chunks(self.outputs)) {
                 for (z, &w) in z.iter_mut().zip(weights) {
                     *z = x.mul_add(w, *z);

@@ -73,6 +73,8 @@ impl Dropout {
     #[inline(always)]
     fn drop_units(&self, training: Training, position: usize, unit: usize, values: &mut [f32]) {
         let Training { seed, step, draws } = training;
+        // The counter contains the position in the batch and nothing about workers or threads, so a leaf that
+        // is computed again drops the same units.
         let first = position as u64 * draws + self.first + unit as u64;
         let scale = 1.0 / (1.0 - self.rate);
         for (at, value) in values.iter_mut().enumerate() {

@@ -24,6 +24,7 @@ pub(crate) fn fuse(layers: &[Layer], boundaries: &[Boundary]) -> Vec<Fusion> {
     let is_source = |k| layers.iter().any(|layer| layer.source() == Some(k));
     for (k, pair) in layers.windows(2).enumerate() {
         match pair {
+            // The dense layer replaces its output by the activation, so nothing else may read that output.
             [Layer::Dense(_), Layer::Activation(activation)] if boundaries[k + 2].overwrites_value => {
                 fusions[k].after = Some(*activation);
                 fusions[k + 1].is_forward_done = true;

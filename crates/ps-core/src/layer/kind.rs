@@ -53,6 +53,7 @@ impl Accepts {
     pub fn check(self, value: f64, is_integer: bool) -> Option<f64> {
         match self {
             Accepts::Count(most) => (is_integer && (1.0..=most as f64).contains(&value)).then_some(value),
+            // Checked after rounding: a number just below 1 may round to 1, which would drop all units.
             Accepts::Share => Some(f64::from(value as f32)).filter(|share| (0.0..1.0).contains(share)),
         }
     }

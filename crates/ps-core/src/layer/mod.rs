@@ -211,7 +211,9 @@ impl Layer {
     pub(crate) fn overwrites(&self) -> Overwrites {
         match self {
             Layer::Dense(_) => Overwrites::Nothing,
+            // The delta at the output is added to that of the source later.
             Layer::Residual(_) => Overwrites::Values,
+            // A derivative follows from the output of an activation, and dropout draws its units again.
             Layer::Activation(_) | Layer::Dropout(_) => Overwrites::ValuesAndDeltas,
         }
     }

@@ -52,6 +52,7 @@ pub(super) struct Moments {
 impl Moments {
     /// `count` is the number of steps that the moments have seen, including this one.
     pub(super) fn new(adam: Adam, count: u64) -> Self {
+        // Not `powf`, whose bits differ between platforms.
         let rest = |beta: f32| 1.0 - pow(f64::from(beta), count as f64);
         Moments { adam, bias: [rest(adam.beta1) as f32, rest(adam.beta2).sqrt() as f32] }
     }

@@ -115,6 +115,7 @@ impl Chain {
             g = self.weight_decay.mul_add(w, g);
         }
         if L1 {
+            // The sign of 0 is 0 here, while `signum` would return 1 or -1.
             let sign = if w > 0.0 { 1.0 } else { 0.0 } - if w < 0.0 { 1.0 } else { 0.0 };
             g = self.l1.mul_add(sign, g);
         }
@@ -129,6 +130,7 @@ fn normal(seed: u64, step: u64, index: u64) -> f32 {
     // In (0, 1], so that the logarithm is finite.
     let radius = (-2.0 * function::ln(1.0 - unit(radius))).sqrt();
     let turns = 2.0 * f64::from(unit(angle));
+    // `cos_pi` is defined up to half a turn, about which the cosine is symmetric.
     let cosine = function::cos_pi(if turns > 1.0 { 2.0 - turns } else { turns });
     (f64::from(radius) * cosine) as f32
 }

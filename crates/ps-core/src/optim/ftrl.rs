@@ -39,9 +39,11 @@ impl UpdateRule for Ftrl {
                 let root = squares.sqrt();
                 let sigma = (root - before) / rate;
                 *sum += (-sigma).mul_add(w, g);
+                // The sign of 0 does not matter, because the weight is then 0.
                 let sign = if *sum < 0.0 { -1.0 } else { 1.0 };
                 let over = l1.mul_add(-sign, *sum);
                 let step = -over / ((epsilon + root) / rate + weight_decay);
+                // Selected after the arithmetic, so that the loop has no branch and is vectorised.
                 if sum.abs() <= l1 { 0.0 } else { step }
             },
         )

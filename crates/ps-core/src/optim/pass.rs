@@ -140,6 +140,7 @@ impl Update {
             || self.direction(offset, w, g, steps),
         );
         self.optimizer.predict(&self.params, w, &state, steps);
+        // `clip_norm` limits the mean gradient itself, so its norm is without scaling, noise and decay.
         let samples = self.mean.samples();
         Kernel::detect().vectorize(
             #[inline(always)]

@@ -200,6 +200,7 @@ impl ModelOptimizer {
         }
         let ratio = |update_norms: &UpdateNorms| {
             let ratio = (update_norms.change / update_norms.weights).sqrt();
+            // Weights of 0 have no ratio, and the JSON of a checkpoint no infinity.
             if ratio.is_finite() { ratio } else { 0.0 }
         };
         let weights = self.groups.iter().zip(&tensors).filter(|(group, _)| group.is_weight);
@@ -273,6 +274,7 @@ impl ModelOptimizer {
         state: &[f32],
     ) -> Vec<PieceSums> {
         let state = vectors(state, w.len());
+        // `PART` is a multiple of the grid, so no piece is cut.
         let parts: Vec<Vec<PieceSums>> = w
             .par_chunks(PART)
             .enumerate()

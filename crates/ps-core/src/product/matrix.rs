@@ -33,6 +33,7 @@ impl Panels {
 
     /// Number of columns that the kernel computes for `panel`: half of them if that is enough, otherwise all.
     pub(crate) fn tile_columns(self, panel: usize) -> usize {
+        // With AVX-512, ten outputs then fill ten of 16 lanes instead of ten of 32.
         if 2 * self.columns_of(panel) <= self.width { self.width / 2 } else { self.width }
     }
 
@@ -80,6 +81,8 @@ pub(super) fn copy(to: &mut [f32], from: &[f32]) {
 
 /// Divides `count` rows into as few tiles as possible, of nearly equal height: their first rows and heights.
 pub(crate) fn strips(count: usize, kernel: Kernel) -> impl Iterator<Item = (usize, usize)> {
+    // 13 rows are cut into 6 and 7 rather than 12 and 1, because every tile loads the same right operand,
+    // however few rows it has.
     let tiles = count.div_ceil(kernel.max_rows());
     (0..tiles).map(move |tile| {
         let start = tile * count / tiles;

@@ -72,6 +72,7 @@ impl Engine {
         for first in (0..left.panels()).step_by(part) {
             let panels = first..left.panels().min(first + part);
             let is_last = panels.end == left.panels();
+            // An array, because a step must not allocate.
             let mut segments = [Segment::default(); MAX_SEGMENTS];
             let segments = &mut segments[..panels.len()];
             for (segment, p) in segments.iter_mut().zip(panels) {
@@ -82,6 +83,7 @@ impl Engine {
                 let a = &product.values[row * width..];
                 let tile = Tile { a, left: Left::Rows, b, rows, columns, ahead: 0 };
                 let out = &mut out[row * width..];
+                // Bias and activation apply to the complete chain, which ends with the last part.
                 let finish = if is_last { finish(row) } else { Finish::Nothing };
                 multiply(self.kernel, &tile, segments, first > 0, finish, out, width);
                 if is_last {
@@ -107,6 +109,7 @@ pub(crate) fn each_chunk(
     run: impl Fn(usize, &mut [f32]) + Sync + Send,
 ) {
     if parallel {
+        // Chunks are few and take long, so each is a separate job that an idle thread can steal.
         let chunks = values.par_chunks_mut(size).enumerate().with_max_len(1);
         chunks.for_each(|(index, chunk)| run(index, chunk));
     } else {

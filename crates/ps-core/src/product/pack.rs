@@ -62,6 +62,8 @@ impl PackedWeight {
                 transpose(kernel, &whole, INPUTS_AT_A_TIME, [width, depth], packed, width);
             }
         });
+        // For a wide weight, a second packed copy costs more than it saves: 3 ms for 2048 x 2048, while
+        // transposing the deltas of 128 rows takes at most 0.3 ms.
         if with_backward && !shape.is_wide() {
             let packed = self.backward.resize(outputs * inputs.next_multiple_of(width));
             each_chunk(parallel, packed, outputs * width, |panel, packed| {

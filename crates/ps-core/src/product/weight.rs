@@ -54,6 +54,8 @@ impl WeightGradient<'_> {
         let (input, delta) = (self.input.panels, self.delta.panels);
         let outputs = &self.memory[self.delta.at + delta.panel(panel)..];
         self.with_stack(|stack| {
+            // Outputs are the outer loop. With inputs outside, a prototype reached 57 % of the peak for 2048
+            // x 2048 and 1024 rows, instead of 76 %.
             for below in 0..input.panels() {
                 let (columns, existing) = (input.tile_columns(below), input.columns_of(below));
                 let b = &self.memory[self.input.at + input.panel(below)..];
@@ -64,6 +66,7 @@ impl WeightGradient<'_> {
                         fold_tiles(self.kernel, &tile, self.segments, stack, out, input.columns);
                         continue;
                     }
+                    // The kernel writes whole tiles, which would reach from the last panel into the next row.
                     let mut sums = [0.0; MAX_TILE];
                     fold_tiles(self.kernel, &tile, self.segments, stack, &mut sums, columns);
                     for (out, sums) in out.chunks_mut(input.columns).zip(sums.chunks(columns)).take(rows) {
@@ -89,6 +92,7 @@ impl WeightGradient<'_> {
     pub(crate) fn with_stack(&self, run: impl FnOnce(&mut [f32])) {
         let depth = 1 + self.leaves.ilog2() as usize;
         STACK.with_borrow_mut(|stack| {
+            // The stack never shrinks, so that a step does not allocate.
             stack.resize(stack.len().max(depth * self.kernel.max_rows() * self.kernel.width()), 0.0);
             run(stack);
         });
