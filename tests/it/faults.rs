@@ -88,6 +88,7 @@ fn calls(log: &Path) -> Vec<Call> {
     for line in text.lines() {
         let line = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
         let Some((name, _)) = line.split_once('(') else { continue };
+        // `when=` of strace counts the calls of each name separately.
         let number = calls.iter().filter(|call| call.name == name).count() + 1;
         calls.push(Call { name: name.into(), number, line: line.into() });
     }
@@ -127,6 +128,7 @@ fn a_save_interrupted_at_any_system_call_leaves_the_new_or_the_old_checkpoint() 
     let newest: Vec<u64> = injections.par_iter().map(|injection| check(injection)).collect();
     let [old, new] = [2..4, 4..5].map(|steps| newest.iter().filter(|step| steps.contains(*step)).count());
     println!("{} points, {old} with an older checkpoint, {new} with the newest", injections.len());
+    // Both outcomes must occur often. Otherwise the faults would miss one side of the rename.
     assert!(injections.len() > 120 && old > 20 && new > 20, "{injections:?} {newest:?}");
 }
 
@@ -138,11 +140,14 @@ fn check(injection: &str) -> u64 {
     let said = ended.stdout.lines().filter_map(|line| line.strip_prefix("saved ")?.parse().ok());
     let said: u64 = said.max().unwrap_or(2);
     let step = dir.newest().unwrap_or_else(|problem| panic!("{problem}\n{context}"));
+    // There may be a newer checkpoint than the last one reported, because the process can die between the
+    // rename and the report.
     assert!(step >= said, "{step} is there, {said} was called saved\n{context}");
 
     if let Some(at) = calls.iter().position(|call| call.name == "fsync" && call.failed()) {
         assert_eq!(ended.status.code(), Some(1), "{context}");
         assert!(ended.stderr.contains("cannot make it durable"), "{context}");
+        // The state of such a disk is unknown: a second fsync could succeed although the data is lost.
         let again =
             calls[at + 1..].iter().any(|call| call.name == "fsync" && call.path() == calls[at].path());
         assert!(!again, "{} is tried again\n{context}", calls[at].path());

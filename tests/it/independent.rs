@@ -295,6 +295,7 @@ pub(crate) fn compile(folder: &Path) -> Option<PathBuf> {
     let mut errors = String::new();
     for flags in fma {
         let output = Command::new(&compiler)
+            // Contraction would fuse products and sums that docs/numerics.md rounds separately.
             .args(["-O2", "-std=c11", "-ffp-contract=off", "-Wall", "-Wextra"])
             .args(*flags)
             .arg(&source)

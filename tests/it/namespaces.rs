@@ -54,6 +54,7 @@ impl Cluster {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("run.toml"), RUN.replace("EPOCHS", &epochs.to_string())).unwrap();
+        // Workers on other machines connect to the server, which therefore requires a token.
         fs::write(path("token"), "0123456789abcdef0123456789abcdef\n").unwrap();
         let mut train = downhill(&["train"]);
         let wanted = run(train.arg(path("run.toml")).arg("--out").arg(path("alone"))).hash();
@@ -234,6 +235,7 @@ fn lost_packets_change_no_bit() {
         let begun = begin.iter().try_for_each(|line| cluster.machines[0].try_tool(line).map(drop));
         if let Err(problem) = begun {
             println!("skipped {tool}: {problem}");
+            // Some of the commands may have succeeded, and what they set must not affect the next tool.
             let _ = cluster.machines[0].try_tool(end);
             continue;
         }

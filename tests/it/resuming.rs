@@ -137,6 +137,7 @@ impl TestDir {
 
     /// Returns the override for a number of epochs that ends a little after the newest checkpoint.
     fn epochs_beyond(&self, out: &str) -> String {
+        // Of the 4096 samples, 410 are the validation part. The others are 28.8 batches of 128.
         const STEPS_PER_EPOCH: u64 = 29;
         let made = self.checkpoints(out).pop().unwrap();
         format!("train.epochs={}", made / STEPS_PER_EPOCH + 2)
@@ -179,6 +180,8 @@ fn a_killed_train_with_policies_resumes_with_any_threads_and_workers_to_the_same
 fn killed_train(file: &str) {
     let (dir, mut random) = (TestDir::of(file), seeded());
     let wanted = run(&mut dir.train("whole", &[])).hash();
+    // Otherwise the checkpoints would contain no decision of the guard, and the kills would test less than
+    // they should.
     let recovered = dir.records("whole").0.iter().any(|line| line["event"] == "recovered");
     assert_eq!(recovered, file == WATCHING);
     let every = [&["--threads", "1"][..], &["--threads", "2"], &["--workers", "3"]];
@@ -192,6 +195,7 @@ fn killed_train(file: &str) {
         process.finish();
         kills += 1;
     }
+    // On a fast machine, the run may end before the last kill.
     if !dir.path("killed/summary.json").exists() {
         let ended = run(&mut dir.train("killed", &["--threads", "1"]));
         assert_eq!(ended.hash(), wanted, "{ended}");
@@ -199,6 +203,7 @@ fn killed_train(file: &str) {
     }
     assert!(kills >= 3, "only {kills} kills");
     assert_eq!(dir.records("killed"), dir.records("whole"));
+    // The default of `--checkpoint-keep`.
     assert_eq!(dir.checkpoints("killed").len(), 3);
 }
 
@@ -301,6 +306,7 @@ fn killed_launch(file: &str) {
                 break;
             }
             let victims = children(process.id(), name);
+            // A process that was killed just before may not have been restarted yet.
             let Some(victim) = victims.get(random.below(victims.len().max(1) as u32) as usize) else {
                 continue;
             };

@@ -93,6 +93,7 @@ fn gradients_at_rounded_weights_give_a_separate_hash() {
     let sets = ["wire.weights=bf16", "train.steps=60", "model.hidden=[512, 64]"];
     let case = Case::new("examples/digits.toml", &sets);
     let wanted = case.hash("train", &["--reference"]);
+    // Otherwise the rounding would have no effect, and the comparisons below would prove nothing.
     assert_ne!(wanted, Case::new("examples/digits.toml", &sets[1..]).hash("train", &[]));
     for threads in ["1", "3"] {
         assert_eq!(case.hash("train", &["--threads", threads]), wanted, "{threads} threads");

@@ -148,5 +148,6 @@ fn a_descent_with_line_search_finds_the_optimum_of_lbfgs() {
     // "the descent has arrived at loss L: …", the loss of the objective including weight decay.
     let loss: f64 = text.split("at loss ").nth(1).unwrap().split(':').next().unwrap().parse().unwrap();
     let wanted = truth["objective"].as_f64().unwrap();
+    // A loss below the optimum by more than rounding would belong to another objective.
     assert!((loss - wanted).abs() < 5e-7 && loss > wanted - 1e-8, "{loss} {wanted}");
 }

@@ -168,6 +168,7 @@ fn a_failed_fetch_is_reported_and_leaves_the_cache_intact() {
     // The store becomes unavailable. The copy is still used, and a run whose data was never fetched fails
     // with a message.
     let gone = {
+        // The listener is dropped at the end of this block, so nothing answers on its port.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}/table.csv", listener.local_addr().unwrap())
     };

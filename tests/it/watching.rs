@@ -156,6 +156,7 @@ fn a_trace_has_a_lane_for_each_worker() {
         .collect();
     assert_eq!(lanes, ["steps", "worker 0", "worker 1", "update"]);
     let steps = events.iter().filter(|event| event["name"] == "step").count();
+    // A tenth of the 4000 samples is the validation part.
     assert_eq!(steps, 4 * 3600_usize.div_ceil(64));
     assert!(
         events.iter().filter(|event| event["ph"] == "X").all(|event| event["dur"].as_f64().unwrap() >= 0.0)

@@ -51,6 +51,8 @@ impl ChildProcess {
             Failure::Failed(format!("cannot watch process {}: {error}", self.process.id()))
         })?;
         if status.is_some() {
+            // All output is passed on before the end is reported, so that a caller finds the last line in its
+            // sink.
             for reader in self.readers.drain(..) {
                 let _ = reader.join();
             }

@@ -37,6 +37,7 @@ pub(crate) fn write_new(
     write(&mut out).and_then(|()| out.flush()).map_err(failed)?;
     drop(out);
     aside.as_file().sync_all().map_err(failed)?;
+    // Fails if another process has created the file meanwhile. A check before writing could not exclude that.
     aside.persist_noclobber(path).map(drop).map_err(|error| match error.error.kind() {
         ErrorKind::AlreadyExists => already_exists(path),
         _ => failed(error.error),

@@ -56,6 +56,8 @@ impl SavedRun {
             None => ps_run::data_root(folder).or(old_root).unwrap_or_else(|| folder.into()),
         };
         let job = load(run, &root)?;
+        // Only the encoding has to agree. Other validation or test data gives other metrics, but the same
+        // predictions.
         if job.data.encoder() != *model.encoder() {
             return Err(bad(&format!(
                 "the training data, `{}` in {}, is not what the run was trained on: its columns, classes or preprocessing \

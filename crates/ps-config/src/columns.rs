@@ -167,6 +167,7 @@ impl Setting for Columns {
 
 /// Formats the name of a column as a key of a TOML table.
 pub fn column_key(name: &str) -> String {
+    // The toml crate decides whether a name needs quotes, as it does when the key is read.
     let table = toml::Table::from_iter([(name.to_owned(), true.into())]);
     let text = toml::Value::Table(table).to_string();
     text.trim_start_matches("{ ").trim_end_matches(" = true }").to_owned()

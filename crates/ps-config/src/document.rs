@@ -58,6 +58,8 @@ impl Document {
 
     fn read_table(&mut self, table: &str, values: &DeTable<'_>, text: &str) -> Result<(), ConfigError> {
         let mut values: Vec<_> = values.iter().collect();
+        // In whatever order the table yields its entries, the error that is reported has to be the first one
+        // that a reader of the file meets.
         values.sort_by_key(|(name, _)| name.span().start);
         for (name, value) in values {
             let location = location(&self.origin, text, name.span().start);
@@ -118,6 +120,7 @@ impl Document {
         }
         let value = match DeValue::parse(text) {
             Ok(value) => read_value(key, value.get_ref(), &format!("--set {set}"), text)?,
+            // A plain word need not be quoted on a command line, but what begins like TOML must be TOML.
             Err(error) if text.starts_with(['"', '\'', '[', '{']) => {
                 return Err(ConfigError::Syntax { location, problem: message(&error, "") });
             }

@@ -110,6 +110,7 @@ impl Document {
             (None, Some(Fallback::Value(text))) => Value::of_default(text),
             _ => Value::Other("nothing"),
         };
+        // A value of the wrong type is reported where its own key is read.
         let Value::Text(chosen) = chosen else { return Ok(false) };
         if values.contains(&chosen.as_str()) {
             return Ok(true);

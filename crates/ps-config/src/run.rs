@@ -242,6 +242,7 @@ impl RunConfig {
             Batch::Full => samples,
         };
         let plan = BatchPlan::new(self.seed, samples, batch, leaf.min(batch), epochs, steps);
+        // A share of a short run can round to 0 steps, which would turn probes off.
         let every = self.train.probe_every.map_or(0, |every| every.steps(&plan).max(1));
         plan.watching(validation, every)
     }

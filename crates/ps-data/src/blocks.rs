@@ -152,6 +152,7 @@ impl<R: Read> RowBlocks<R> {
                 Ok(None) => {}
                 // The rows before the first invalid one are found by halving.
                 Err(error) => match self.halves(part) {
+                    // A stack: the first half comes next, so that the order of the rows is kept.
                     Some([first, second]) => self.parts.extend([second, first]),
                     None => return Err(error),
                 },

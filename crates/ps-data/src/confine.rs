@@ -62,6 +62,8 @@ fn check_inside(path: PathBuf, root: &Path) -> Result<(), OutsideRoot> {
             Component::RootDir | Component::Prefix(_) => return outside(path, "is absolute and may lead"),
         }
     }
+    // A symbolic link can only be followed by asking the file system. A path that does not exist leads
+    // nowhere, and its reader reports it.
     let (Ok(real), Ok(folder)) = (root.join(&path).canonicalize(), root.canonicalize()) else {
         return Ok(());
     };

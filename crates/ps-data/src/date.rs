@@ -271,6 +271,7 @@ fn by_pattern(text: &str, items: &[Item]) -> Option<Date> {
             Item::Year => date.year = rest.digits(4, 4)?,
             Item::ShortYear => {
                 let year = rest.digits(2, 2)?;
+                // The century is that of `strptime` in POSIX.
                 date.year = if year < 69 { 2000 + year } else { 1900 + year };
             }
             Item::Month => date.month = rest.digits(1, 2)?,
@@ -280,6 +281,7 @@ fn by_pattern(text: &str, items: &[Item]) -> Option<Date> {
             }
             Item::Day => date.day = rest.digits(1, 2)?,
             Item::Hour => date.hour = rest.digits(1, 2)?,
+            // 12 AM is midnight and 12 PM is noon, so 12 counts as 0 before the half of the day is added.
             Item::HalfDayHour => date.hour = rest.digits(1, 2).filter(|hour| (1..=12).contains(hour))? % 12,
             Item::HalfDay => {
                 let name = rest.letters(2)?;

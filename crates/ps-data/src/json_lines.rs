@@ -25,6 +25,7 @@ pub(crate) fn parse(
     let (mut lines, mut unknown) = (Vec::new(), Vec::new());
     for (number, text) in (line..).zip(text.lines()).filter(|(_, text)| !text.trim_ascii().is_empty()) {
         let bad = |problem: String| DataError::content(format!("{location}:{number}"), problem);
+        // The raw text of each value: a number must be rounded once, to binary32, like a cell of a CSV file.
         let object: BTreeMap<String, &RawValue> = serde_json::from_str(text)
             .map_err(|error| bad(format!("the line is not a JSON object: {error}")))?;
         for (strings, name) in cells.iter_mut().zip(&header) {

@@ -136,6 +136,8 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) 
     let mut test = next(config.test.is_some())?;
     let share_seed = config.validation_seed.unwrap_or(seed);
     let settings = encoding.settings(config);
+    // Before bounds and fills change the features: the hash covers the values as they were read, and the
+    // settings that determine the rest.
     let fingerprints =
         fingerprints(config, &settings, share_seed, &train, validation.as_ref(), test.as_ref());
 
@@ -147,6 +149,8 @@ fn load_from(config: &DataConfig, task: Task, seed: u64, from: ReadContext<'_>) 
         }
         _ => ((0..train.samples() as u32).collect(), None),
     };
+    // Bounds, fills and scales in this order, as in docs/numerics.md: each of them is determined by what the
+    // one before has made of the training rows.
     let clips = preparation::clips(&settings, &train, &train_rows)?;
     for dataset in [Some(&mut train), validation.as_mut(), test.as_mut()].into_iter().flatten() {
         preparation::clip(dataset, &clips);
@@ -214,6 +218,7 @@ fn read_all(config: &DataConfig, from: ReadContext<'_>) -> Result<Vec<Raw>, Data
         .filter(|text| !from.arrays.contains_key(*text))
         .try_for_each(|text| Source::parse(text).map(drop))?;
     // This uses the caller's rayon pool, which also draws and converts sources.
+    // If several sources have errors, the first source is reported, however the threads were scheduled.
     let read: Vec<Result<Raw, DataError>> = sources.par_iter().filter_map(read).collect();
     read.into_iter().collect()
 }

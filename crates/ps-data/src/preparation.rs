@@ -32,6 +32,7 @@ pub(crate) fn clips(
             false => Ok((feature, quantiles.map(|quantile| sorted[quantile.position(sorted.len())]))),
         }
     };
+    // Collected before errors are unpacked, so that the first bad column is reported in every run.
     let found: Vec<Result<_, DataError>> = clipped.map(bounds).collect();
     found.into_iter().collect()
 }

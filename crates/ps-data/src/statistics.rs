@@ -84,6 +84,8 @@ fn block<T: Copy>(
         }
     }
     let count = rows.len() as f64;
+    // A second pass follows instead of the difference of two sums, which loses all digits if the mean is much
+    // larger than the deviation.
     let means: Vec<f64> = all.iter().map(|sums| sums.sum / count).collect();
     for &row in rows {
         for ((sums, mean), feature) in all.iter_mut().zip(&means).zip(features.clone()) {

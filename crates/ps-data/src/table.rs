@@ -163,6 +163,7 @@ impl Table {
         let by_number =
             label.parse::<i64>().ok().map(|number| if number < 0 { number + width } else { number });
         match (self.column(label), by_number) {
+            // A name takes precedence over an index, because names can be numbers, too.
             (Some(column), _) => Ok(column),
             (None, Some(number)) if (0..width).contains(&number) => Ok(number as usize),
             (None, Some(_)) => {
@@ -288,6 +289,7 @@ impl Strings {
                 converted.map(|value| *slot = value).err().map(|problem| (row, problem))
             })
         };
+        // The first invalid cell is reported, not the one that a thread happens to find first.
         match values.par_chunks_mut(BLOCK).enumerate().find_map_first(fill) {
             Some(problem) => Err(problem),
             None => Ok(values),

@@ -58,6 +58,7 @@ impl Cache {
     pub(crate) fn get(&self, locator: &Locator, progress: &dyn ReadProgress) -> Result<PathBuf, DataError> {
         let url = locator.url.as_str();
         let remote = |problem: String| DataError::Remote { url: url.into(), problem };
+        // Different URLs often end in the same file name, so each URL has its own folder.
         let folder = self.folder.join(&hex(&Sha256::digest(url))[..16]);
         let path = folder.join(locator.file_name());
         let known = known(&path, url);
@@ -67,6 +68,8 @@ impl Cache {
         }
         match store::look(&locator.url) {
             Ok(stored) => {
+                // A cached file with the wanted hash was returned above. If a hash is wanted, this file has
+                // another one and is downloaded again.
                 if locator.sha256.is_none() && known.is_some_and(|known| known.stored == stored) {
                     return Ok(path);
                 }
@@ -131,6 +134,8 @@ fn beside(path: &Path) -> PathBuf {
 fn known(path: &Path, url: &str) -> Option<Known> {
     let known: Known = serde_json::from_slice(&ps_host::read(&beside(path), Ceiling::TEXT).ok()?).ok()?;
     let mut file = ps_host::open(path).ok()?;
+    // Size and modification time would not reveal a damaged copy, which must not become training data. The
+    // whole file is therefore hashed at each use.
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
         match file.read(&mut buffer).ok()? {

@@ -27,6 +27,8 @@ impl Locator {
         if !matches!(url.scheme(), "http" | "https" | "s3") {
             return Err(bad("only http://, https:// and s3:// are supported"));
         }
+        // The query of a signed URL is a credential, but a run file is sent to every worker and saved with
+        // the results.
         if url.query().is_some() {
             return Err(bad(
                 "URLs with `?` are not supported: give the URL of the object, and credentials in \
@@ -75,6 +77,8 @@ pub fn allowed(config: &DataConfig, prefixes: &[String]) -> Result<(), String> {
         let Ok(Some(locator)) = Locator::parse(file) else { continue };
         let url = locator.url.as_str();
         let is_below = |prefix: &String| match Url::parse(prefix) {
+            // Without the slash, a prefix could end within a segment: `https://host/data` would permit
+            // `https://host/data-of-others`.
             Ok(prefix) if prefix.path().ends_with('/') => url.starts_with(prefix.as_str()),
             Ok(prefix) => url == prefix.as_str(),
             Err(_) => false,

@@ -66,6 +66,7 @@ pub(crate) fn fetch(
             let stalled = |_| format!("no data for {} s, after {done} bytes", STALLED.as_secs());
             let Some(piece) = next.map_err(stalled)? else { break };
             let piece = piece.map_err(|error| problem(url, &error))?;
+            // Checked before the piece is stored, so that a server cannot fill the disk.
             if piece.len() as u64 > stored.size - done {
                 return Err(format!("more than the announced {} bytes were sent", stored.size));
             }
@@ -89,6 +90,8 @@ fn open(url: &Url) -> Result<(Box<dyn ObjectStore>, Path), String> {
     static PROVIDER: Once = Once::new();
     // Installation fails only if a provider is already installed.
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    // The client's own timeout covers a whole request, so it would cut off large files. `STALLED` bounds the
+    // time without data instead.
     let client = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout_disabled();
     let retry =
         RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT };

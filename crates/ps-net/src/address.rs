@@ -133,6 +133,8 @@ fn bind_file(path: &Path) -> io::Result<Listener> {
     use std::os::unix::net::{UnixListener, UnixStream};
     let bound = match UnixListener::bind(path) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            // Only a socket that refuses connections is stale. Any other file belongs to the user, and any
+            // other error may come from a server that is alive.
             let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
             let is_stale = UnixStream::connect(path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
             if !(is_socket && is_stale) {

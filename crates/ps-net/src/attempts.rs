@@ -36,6 +36,7 @@ impl Attempts {
     /// has run out.
     pub fn failed(&mut self) -> Option<Pause> {
         let left = self.patience.saturating_sub(self.waited());
+        // The last pause ends exactly when patience does, so that a last attempt is made at that moment.
         let length = self.pause.min(left);
         self.pause = (2 * self.pause).min(self.longest);
         (!left.is_zero()).then_some(Pause { length, left })

@@ -122,6 +122,8 @@ impl Address {
                 _ => Ok(Opened { stream: Box::new(stream), first: first.freeze(), is_plain: false }),
             }
         };
+        // A peer can accept the connection and never answer the handshake. Without a limit, the caller could
+        // not count this as a failed attempt.
         match timeout(CALL_TIMEOUT, begin).await {
             Ok(begun) => begun.map_err(|error| crate::security::connect_error(&error)),
             Err(_) => Err(ConnectError::Transient(format!(
@@ -198,6 +200,8 @@ impl AsyncRead for Opened {
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut opened.stream).poll_read(context, buffer))?;
+        // A server that requires TLS answers plaintext with an alert. HTTP/2 would report it as a damaged
+        // frame, which hides the reason.
         if std::mem::take(&mut opened.is_plain) && buffer.filled().get(before) == Some(&ALERT) {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, WANTS_TLS)));
         }

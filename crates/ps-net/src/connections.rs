@@ -83,6 +83,7 @@ impl Drop for Permit {
             && let Some(count) = open.by_address.get_mut(&address)
         {
             *count -= 1;
+            // Otherwise the map would keep an entry for every address that has ever connected.
             if *count == 0 {
                 open.by_address.remove(&address);
             }

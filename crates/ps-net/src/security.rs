@@ -158,8 +158,10 @@ impl Security {
     /// # Errors
     /// The address cannot be resolved, or it is not protected.
     pub fn guard(&self, flag: &str, address: &Address, insecure: bool) -> Result<(), String> {
+        // No other machine can reach a Unix socket. On this one, the permissions of its folder protect it.
         let Address::Tcp(text) = address else { return Ok(()) };
         let mut addresses = text.to_socket_addrs().map_err(|error| format!("{flag} {text}: {error}"))?;
+        // A name can resolve to several addresses, and a single one that other machines can reach is enough.
         let Some(reached) = addresses.find(|address| !address.ip().is_loopback()) else { return Ok(()) };
         let ip = reached.ip();
         match (self.is_encrypted(), self.requires_token()) {

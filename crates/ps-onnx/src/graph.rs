@@ -153,6 +153,8 @@ impl Graph {
 
     /// Returns the finished graph.
     pub(crate) fn finish(mut self) -> GraphProto {
+        // The list begins with the label, which is computed from the probabilities and therefore added after
+        // them.
         self.proto.output.sort_by_key(|output| self.outputs.iter().position(|&name| name == output.name()));
         self.proto
     }

@@ -67,6 +67,8 @@ fn add_column_input(graph: &mut Graph, column: &Column) -> Result<String, OnnxEr
 /// Replaces numbers that mark a missing value by NaN.
 fn add_number(graph: &mut Graph, input: String, markers: &[f32]) -> String {
     markers.iter().fold(input, |number, &marker| {
+        // The graph gets numbers instead of cells. A marker that is a number, such as -999, would otherwise
+        // count as a value.
         let marker = graph.row(&format!("{number}/marker"), &[marker]);
         let is_missing = graph.apply("Equal", &format!("{number}/is_missing"), &[&number, &marker]);
         let nan = graph.row(&format!("{number}/nan"), &[f32::NAN]);
@@ -86,6 +88,8 @@ fn add_categories(
     markers: &[String],
 ) -> String {
     let width = categories.len() + usize::from(has_other);
+    // No feature has one of these two codes: -1 sets none of them, and the code after the last feature makes
+    // all of them NaN below.
     let (unknown, missing) = (if has_other { categories.len() as i64 } else { -1 }, width as i64);
     let codes = (0..categories.len() as i64).chain(markers.iter().map(|_| missing));
     let attributes = vec![
@@ -121,6 +125,8 @@ pub(crate) fn add_preprocessing(graph: &mut Graph, encoder: &Encoder, mut featur
     }
     if let Some(Standard { mean, inv_std }) = standard {
         let (mean, inv_std) = (graph.row("mean", mean), graph.row("inv_std", inv_std));
+        // A subtraction and a product, because Downhill rounds after each. A single scaling with an offset
+        // would round differently.
         features = graph.apply("Sub", "centered", &[&features, &mean]);
         features = graph.apply("Mul", "standardized", &[&features, &inv_std]);
     }

@@ -160,6 +160,8 @@ impl std::fmt::Display for Refusal {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
+        // `classify` reads these codes at the other end, so they decide whether a worker tries again, gives
+        // up, or takes the run as finished.
         let code = match refusal {
             Refusal::Protocol { .. }
             | Refusal::Numerics { .. }
@@ -181,6 +183,7 @@ impl From<Refusal> for Status {
             Refusal::NotAdmin => Code::PermissionDenied,
             Refusal::Unsaved(_) => Code::DataLoss,
             Refusal::Compressed => Code::Unimplemented,
+            // No other refusal has this code, by which a worker recognises that the run is over.
             Refusal::RunFinished => Code::Aborted,
         };
         Status::new(code, refusal.to_string())

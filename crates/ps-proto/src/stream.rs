@@ -145,6 +145,7 @@ where
     headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     let response = channel.call(request).await.map_err(failed)?;
+    // A call that is refused at once has no body. Its status is then in the headers instead of the trailers.
     if let Some(status) = Status::from_header_map(response.headers())
         && status.code() != tonic::Code::Ok
     {
@@ -180,6 +181,7 @@ impl<M: TensorMessage, S: Stream<Item = Result<M, Status>>> http_body::Body for 
         let status = match ready!(self.messages.as_mut().poll_next(context)) {
             Some(Ok(message)) => {
                 let (head, payload) = frame(message);
+                // The tensor becomes a frame of its own, so that it leaves as the slice in which it is held.
                 self.payload = payload;
                 return Poll::Ready(Some(Ok(Frame::data(head))));
             }
@@ -234,6 +236,8 @@ impl<M: Message + Default> Reader<M> {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.pieces.push(data),
                     Err(frame) => {
+                        // With the status OK, the body ends at the next poll, which also detects an
+                        // incomplete message.
                         let status = frame.trailers_ref().and_then(Status::from_header_map);
                         if let Some(status) = status.filter(|status| status.code() != tonic::Code::Ok) {
                             return Err(status);
@@ -263,6 +267,7 @@ impl<M: Message + Default> Reader<M> {
                         "a message of {length} bytes exceeds the limit of {MAX_MESSAGE_BYTES}"
                     )));
                 }
+                // Kept across calls: the prefix is consumed, but the rest of the message may not be here yet.
                 *self.length.insert(length)
             }
         };
@@ -298,6 +303,7 @@ impl Pieces {
             self.tail.extend_from_slice(&piece);
             return;
         }
+        // Small pieces that were merged earlier precede this one.
         self.settle();
         self.pieces.push_back(piece);
     }

@@ -30,6 +30,7 @@ pub struct SharedBuffer {
 impl SharedBuffer {
     /// Creates a tensor of `elements` elements with unspecified values.
     pub fn new(elements: usize) -> Self {
+        // The elements are written as f32, and `BytesMut` does not promise any alignment.
         let mut open = BytesMut::zeroed(4 * elements + align_of::<f32>());
         let aligned = open.as_ptr().align_offset(align_of::<f32>());
         let mut open = open.split_off(aligned);

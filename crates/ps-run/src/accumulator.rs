@@ -116,6 +116,7 @@ impl Accumulator {
         self.ended = pending(from, self.length);
         self.cut = None;
         self.findings.validated = None;
+        // The judgement of the learning rate at the end also covers the steps before an interruption.
         self.findings.probes = probes(lines);
     }
 
@@ -127,6 +128,7 @@ impl Accumulator {
         now: Instant,
         out: &mut impl FnMut(Record<'_>),
     ) {
+        // First, because the report of a step brings the validation of the epoch that ended before it.
         self.end_wait(report.validation.as_ref(), out);
         self.recent.add(&report.metric_sums);
         self.epoch.add(&report.metric_sums);

@@ -75,6 +75,7 @@ pub(crate) fn accept(bans: &mut [Ban]) {
 
 /// Records that the run went back to `step`, which undoes all later contributions.
 pub(crate) fn undo(bans: &mut [Ban], step: u64) {
+    // A checkpoint after `step` steps contains contributions to the steps below `step` only.
     let undone = bans.iter_mut().filter(|ban| ban.is_tainting() && ban.since >= Some(step));
     undone.for_each(|ban| (ban.went_back_to, ban.remains) = (Some(step), false));
 }

@@ -66,6 +66,7 @@ impl Checkpoints {
             })?;
         folder.check_results(opened.start.is_some())?;
         let checkpoints = &mut opened.checkpoints;
+        // After an Armijo descent, a longer run resumes at the extra checkpoint before the last step instead.
         checkpoints.keeps_end = checkpoints.are_enabled() && job.control.descent.is_none();
         Ok(opened)
     }
@@ -87,6 +88,7 @@ impl Checkpoints {
         options: &CheckpointArgs,
         pending: Option<u64>,
     ) -> Result<Opened, FolderError> {
+        // Before the newest checkpoint is loaded, because this deletes those that may contain wrong sums.
         let trusted = pending.map(|step| store.go_back(step)).transpose()?.flatten();
         let went_back_to = trusted.map(|found| found.snapshot.map_or(0, |found| found.progress.step));
         let found = store.newest(options.allow_fresh)?;
@@ -119,6 +121,8 @@ impl Checkpoints {
             || self.is_requested
             || self.interval.is_some_and(|interval| self.last.elapsed() >= interval)
             || self.extra_after == Some(step) && self.are_enabled();
+        // Each save holds a copy of weights and state, and the estimate of memory (`Footprint`) includes only
+        // one.
         is_due && self.writer.is_free()
     }
 

@@ -230,6 +230,7 @@ impl RunFolder {
         };
         let lines: String = match ps_host::read(&path, Ceiling::memory(3)) {
             Ok(bytes) => {
+                // The half line at the end may be cut within a character.
                 let text = String::from_utf8_lossy(&bytes);
                 text.lines().take(kept).filter(is_whole).map(of_length).collect()
             }
@@ -352,6 +353,8 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FolderEr
     let write = || {
         let mut file = File::create(&aside)?;
         file.write_all(bytes)?;
+        // Without this, the rename could become durable before the content, and a crash would leave an empty
+        // file.
         file.sync_all()?;
         fs::rename(&aside, path)
     };

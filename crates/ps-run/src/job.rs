@@ -93,6 +93,7 @@ impl Job {
     /// of the samples differ.
     pub fn with_seed(&self, seed: u64) -> Job {
         let mut run = self.run.clone();
+        // Losses of several seeds can only be compared on the same validation part.
         run.data.validation_seed = Some(run.data.validation_seed.unwrap_or(run.seed));
         run.seed = seed;
         Job::of(run, self.data.clone(), self.model.clone(), self.kernel)
@@ -139,6 +140,8 @@ impl Job {
 
     /// Returns whether a step is just an update by its own gradient, so that it can be made in place.
     pub fn updates_in_place(&self) -> bool {
+        // A policy needs the whole gradient before the first tile is updated, and may want to undo a step. In
+        // place, neither is possible.
         let watches = self.control != ControlConfig::default() || self.rate.watches();
         !watches && InPlace::suits(&self.model, &self.optimizer)
     }

@@ -293,6 +293,7 @@ impl OldAbout {
 /// Learns the encoding from the training data of `run`, whose hash must be `stated` if that is known.
 fn relearned(run: &RunConfig, root: &Path, stated: Option<&str>) -> Result<Encoder, String> {
     let mut needed = run.data.clone();
+    // Encoding and preprocessing follow from the training data alone, and the other sources may have moved.
     needed.test = None;
     needed.validation.take_if(|validation| matches!(validation, Validation::Source(_)));
     let data = ps_data::load(&needed, task(run.model.head), run.seed, root, &NoProgress)

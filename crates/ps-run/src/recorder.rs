@@ -189,6 +189,8 @@ impl Recorder {
 
     /// Returns final weights and their version if the snapshot to resume from includes all steps.
     pub fn take_complete(&mut self, job: &Job) -> Option<(Vec<f32>, u64)> {
+        // All steps are made, but there are no results: the process ended before it wrote them, or the run is
+        // shorter now and ends at this checkpoint.
         let Snapshot { progress, mut weights, state } =
             self.start.take_if(|start| start.progress.step >= self.plan.steps)?;
         let (step, mut control) = (progress.step, job.control());
@@ -238,6 +240,8 @@ impl Recorder {
             checkpoints.request();
         }
         let warning = checkpoints.poll()?;
+        // After the last step, the results are written instead. If the run may be made longer, `keep_end`
+        // keeps its state.
         let save = continues && checkpoints.is_due(step);
         self.observers.run_state.checkpoint(checkpoints.durable());
         self.warn(warning);
@@ -372,6 +376,7 @@ impl Recorder {
     pub fn abandon(mut self, reason: &dyn Display) {
         self.observers.terminal.close();
         if let Some(metrics) = self.observers.metrics.take() {
+            // The run has already failed, and the reason for that is what the user has to see.
             let _ = metrics.close();
         }
         self.end(|observer| observer.on_failure(reason));

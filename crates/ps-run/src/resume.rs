@@ -95,6 +95,7 @@ fn check(
             short(&fingerprint.run)
         ));
     };
+    // The data may have moved. Whether it is the same is decided by the hash of its content below.
     let (places, keys): (Vec<_>, Vec<_>) =
         saved.differences(&run.run).into_iter().partition(|difference| difference.is_data_source);
     let (lengths, keys): (Vec<_>, Vec<_>) =
@@ -165,6 +166,8 @@ fn check_length(saved: &Timeline, run: &Timeline, made: u64, lengths: &[Differen
              {changes} the steps already made would have been different"
         ));
     }
+    // Compares the rates of all steps made instead of listing the schedules that depend on the length,
+    // because only the bits of these steps matter.
     if let Some(step) = saved.rate.first_difference(&run.rate, made) {
         let [was, would_be] = [saved, run].map(|timeline| timeline.rate.at(step));
         let example = match was == would_be {

@@ -105,6 +105,8 @@ impl Summary {
             let scores = job.score(weights, split, measures.loss);
             Some(measures.with_scores(scores))
         };
+        // Policies decide by the validation, so it uses weights as they travel. No decision depends on the
+        // test, which measures the weights as they are saved.
         let (data, rounded) = (&job.data, job.model.precision().round(weights));
         Summary {
             outcome,

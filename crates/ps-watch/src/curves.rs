@@ -147,6 +147,7 @@ fn layers(courses: &[RunCurves]) -> Vec<Series> {
 }
 
 fn series(name: String, color: usize, style: Style, points: Vec<(f64, f64)>) -> Series {
+    // An empty curve gets no entry in the legend.
     let name = if points.is_empty() { String::new() } else { name };
     Series { name, color, style, points }
 }

@@ -130,6 +130,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn of_run(snapshot: &RunSnapshot) -> Value {
     let steps = snapshot.about.steps.max(1);
     let is_done = snapshot.phase == Phase::Done;
+    // After the last step, the results are still to be evaluated and written, which can fail.
     let percent = if is_done { 100 } else { (100 * snapshot.steps / steps).min(99) };
     let pace = snapshot.lines.iter().rev().find_map(|line| match line {
         Line::Step(line) => Some(line.seconds / line.step.max(1) as f64),

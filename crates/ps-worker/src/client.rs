@@ -82,6 +82,7 @@ impl StreamSink {
     /// A shard's stream has ended: waits, unless this worker is leaving, so that the coordinator can send
     /// the reason first.
     async fn wait_for_reason(&mut self) {
+        // The end of the stream is reported in any case; this only gives a better reason time to arrive.
         let _ = timeout(REASON_TIMEOUT, self.left.wait_for(|&left| left)).await;
     }
 }
@@ -136,6 +137,7 @@ impl Client {
         if shards > 0 {
             let reply = answer(service(connection.clone()).shards(v1::ShardsRequest {})).await?.into_inner();
             let addresses = convert::shard_addresses(reply, shape.parameters).map_err(refused)?;
+            // If there are fewer chunks than shards, the last shards keep nothing and need no stream.
             for (index, address, kept) in addresses.into_iter().filter(|(_, _, kept)| !kept.is_empty()) {
                 let (opened, sender) = match &self.local_shard {
                     Some(shard) if shard.index() == index => {
@@ -157,6 +159,8 @@ impl Client {
                 others.push(Link { kept, sender });
             }
         }
+        // The coordinator comes last: once it has admitted this worker, it may assign leaves, whose sums
+        // every shard must be able to receive.
         let ((worker, kept), sender) =
             self.greet(connection, &ours, shape, &sink, &mut tasks, Some(silence)).await?;
         debug!(server = %self.server, shards, "admitted by the server and all shards");
@@ -193,6 +197,8 @@ impl Client {
         let mut sink = sink.clone();
         tasks.spawn(async move {
             loop {
+                // The limit concerns only the coordinator's stream. A message from a shard says nothing about
+                // the way to the coordinator, which may be dead while shards still answer.
                 let received = match silence {
                     Some(silence) => timeout(silence, reader.message()).await.map_err(|_| silence),
                     None => Ok(reader.message().await),

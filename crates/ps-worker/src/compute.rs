@@ -199,6 +199,7 @@ impl Computing {
         let begun = Instant::now();
         let is_computed = debug_span!("compute", step, ?leaves)
             .in_scope(|| self.computer.compute(job, &mut flow, step, leaves.clone()));
+        // The flow has already counted its waits for weights as `Pull`.
         self.meter.spend(Activity::Compute, begun.elapsed().saturating_sub(flow.pulled));
         let sums = is_computed.then(|| flow.into_sums());
         let loss_and_samples =
@@ -230,6 +231,8 @@ impl Computing {
     fn catch_up(&mut self, commands: &mpsc::Receiver<ComputeCommand>) -> bool {
         while let Ok(command) = commands.try_recv() {
             let is_lost = matches!(command, ComputeCommand::DropWeights);
+            // Any command may bring what the waiting work lacks, or make it useless, so that work is examined
+            // after each.
             let Some((step, leaves)) = self.take(command).or_else(|| self.waiting.take()) else { continue };
             let is_whole = self.weights.of(step).is_some_and(|(here, _)| here == self.job.model.parameters());
             let goes_on = if is_lost || !self.weights.may_become(step) {

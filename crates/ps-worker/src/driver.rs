@@ -107,6 +107,9 @@ impl WorkerDriver {
                 Some(event) => event,
                 None => {
                     let wake = tokio::select! {
+                        // In this order: what has already arrived counts before a deadline that has passed
+                        // meanwhile. Otherwise a busy worker could take a server that answers for a silent
+                        // one.
                         biased;
                         result = next_attempt(&mut self.attempt) => Wake::Connected(result),
                         event = next_stream_event(&mut self.connection) => Wake::Received(event),
@@ -319,11 +322,15 @@ impl WorkerDriver {
         if *outcome == WorkerOutcome::Stopped {
             self.broadcast(Message::Goodbye(v1::Goodbye { reason: "the worker was stopped".into() }));
         }
+        // The tasks must live until the end of this function: dropping them would end the reading that the
+        // loop below waits for.
         let Some(Session { links, mut events, tasks: _reading, leaving, .. }) = self.connection.take() else {
             return;
         };
         leaving.send_replace(true);
         let mut left = links.len();
+        // Dropping the queues ends the streams of this worker, to which the servers respond by closing
+        // theirs.
         drop(links);
         let drained = async {
             while left > 0

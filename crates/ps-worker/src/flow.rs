@@ -114,6 +114,8 @@ impl Flow for StepFlow<'_> {
     }
 
     fn node(&mut self, node: Node) -> &mut MetricSums {
+        // A buffer is in use until the connection has sent the last part of it, so a slow link makes a step
+        // allocate another one instead of waiting.
         let free = self.spare.iter_mut().position(SharedBuffer::is_whole);
         let gradient =
             free.map_or_else(|| SharedBuffer::new(self.parameters), |index| self.spare.swap_remove(index));

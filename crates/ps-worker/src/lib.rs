@@ -186,6 +186,8 @@ async fn take_part(
             () = &mut shutdown => return Ok(Ended::Stopped),
         };
         if let Some((before, error)) = refused.take() {
+            // The server would refuse the same run file for the same reason, so this is a mismatch and not a
+            // restart.
             if before.run_toml == invitation.run_toml {
                 return Err(error);
             }

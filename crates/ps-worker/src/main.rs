@@ -60,6 +60,7 @@ fn work(options: WorkerOptions, stays: bool) -> Result<u8, WorkerError> {
     // A single connection is served best by one thread, which leaves the cores to the gradients.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let signals = Signals::listen().map_err(failed)?;
+    // From here on, a signal lets the worker return its leaves before it exits.
     signals.defer();
     runtime.block_on(async {
         let stop = async {

@@ -114,6 +114,7 @@ impl Failed {
         match self {
             Failed::Before(error) => error,
             Failed::Call(failure) => match retryable(failure, server) {
+                // There is a single attempt, and its message must not claim a time that nobody waited.
                 Ok(last) => WorkerError::Unreachable { server: server.into(), waited: Duration::ZERO, last },
                 Err(error) => error,
             },

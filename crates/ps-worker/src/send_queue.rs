@@ -47,6 +47,8 @@ impl SendQueue {
             Item::Chunks(chunks) => {
                 for message in chunks {
                     if let Some(Message::Node(chunk)) = &message.message {
+                        // The number keeps apart the chunks of several nodes, which have the same step and
+                        // offset.
                         self.chunks.insert((chunk.step, chunk.offset, self.number), message);
                         self.number += 1;
                     }
@@ -60,6 +62,8 @@ impl Stream for SendQueue {
     type Item = Result<FromWorker, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // Everything that waits is taken in before a message is chosen. Otherwise no chunk could overtake
+        // another one that was queued earlier.
         while !self.is_closed {
             match self.receiver.poll_recv(context) {
                 Poll::Ready(Some(item)) => self.take(item),

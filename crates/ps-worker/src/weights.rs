@@ -54,6 +54,7 @@ impl HeldWeights {
         self.versions.sort_by_key(|held| held.version);
         let known = self.versions.iter().position(|held| held.version == Some(version));
         if known.is_none() {
+            // Both held versions are newer, so nobody asks for this one any more.
             if self.versions[0].version.is_some_and(|older| version < older) {
                 return;
             }
@@ -83,6 +84,7 @@ impl Version {
     fn begin(&mut self, version: u64, parameters: usize) {
         let chunks = parameters.div_ceil(chunk_elements(parameters));
         self.version = Some(version);
+        // The values of an older version may remain, because only chunks that have arrived are ever read.
         self.values.resize(parameters, 0.0);
         self.arrived.clear();
         self.arrived.resize(chunks, false);

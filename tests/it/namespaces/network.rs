@@ -24,6 +24,7 @@ impl Machine {
         let mut holder = command.spawn().map_err(|error| failed(&error))?;
         let pipe = holder.stdin.take().expect("it is piped");
         let mut said = String::new();
+        // No command can enter the namespace before the shell runs in it.
         let read = BufReader::new(holder.stdout.take().expect("it is piped")).read_line(&mut said);
         if read.is_err() || said != "made\n" {
             drop(pipe);

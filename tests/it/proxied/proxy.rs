@@ -303,6 +303,8 @@ impl Connection {
                 faults.happened();
             }
             self.wait_while_held(direction);
+            // Reading continues and drops what arrives, because a full buffer would tell the sender that
+            // something is wrong.
             if mute || self.mute.load(Ordering::Relaxed) {
                 if count == 0 {
                     break;

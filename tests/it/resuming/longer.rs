@@ -92,6 +92,7 @@ fn an_extended_run_equals_one_that_was_longer_from_the_start() {
 fn a_descent_is_extended_from_before_its_last_step() {
     let dir = TestDir::of(DESCENT);
     let wanted = run(&mut dir.train("whole", &[])).hash();
+    // No regular checkpoint is due in this run, so the only one is the extra checkpoint before its last step.
     let short = ["--set", "train.epochs=22", "--checkpoint-every", "1000"];
     run(downhill(&["train"]).arg(dir.path("run.toml")).arg("--out").arg(dir.path("longer")).args(short))
         .hash();

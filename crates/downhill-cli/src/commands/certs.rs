@@ -85,6 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let name = format!("worker-{number}");
         match arguments.host_shards {
             true => add(&name, &hosts, &[ServerAuth, ClientAuth])?,
+            // For clients only, so that the key of a worker does not suffice to pose as the server.
             false => add(&name, std::slice::from_ref(&name), &[ClientAuth])?,
         }
     }
@@ -121,6 +122,7 @@ impl Authority {
     fn new(arguments: &Arguments) -> Result<Self, Failure> {
         let until = SystemTime::now() + DAY * arguments.days;
         let mut params = params("Downhill private authority", &[], until)?;
+        // A path length of 0: none of the certificates that it signs can sign others.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().map_err(|error| certificate_error(&error))?;
@@ -159,6 +161,7 @@ fn params(name: &str, hosts: &[String], until: SystemTime) -> Result<Certificate
 /// Creates a file, which must not exist.
 fn create(path: &Path, secrecy: Secrecy) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
+    // The mode is set on creation, so a key is never readable by others, not even for a moment.
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(

@@ -112,6 +112,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             blocks.notes().iter().for_each(|note| ps_run::note(style, note));
             written
         }
+        // Only tables are read in blocks. The samples of all other formats are predicted at once.
         None => {
             if !arguments.keep.is_empty() {
                 return Err(Failure::Usage(format!("--keep: {} has no columns to keep", arguments.source)));

@@ -99,6 +99,8 @@ fn train(
     if let Some(trained) = recorder.take_complete(job) {
         return Ok(trained);
     }
+    // One place for each worker: the coordinator computes leaves itself, and meanwhile no thread has to wait
+    // until it takes a result.
     let (results, inbox) = channel::bounded(workers);
     std::thread::scope(|scope| {
         let mut handles = Vec::new();
@@ -112,6 +114,7 @@ fn train(
             handles.push(WorkerHandle { tasks, waiting });
         }
         let coordinator = LocalCoordinator::new(job, workers, stop, recorder, handles, inbox);
+        // Only the threads hold senders from here on, so receiving fails once the last of them is gone.
         drop(results);
         coordinator.run()
     })
@@ -263,6 +266,8 @@ impl<'a> LocalCoordinator<'a> {
         self.recorder.run_state().contributed(|| worker_name(worker));
         for sum in sums {
             let node = sum.node;
+            // A slow thread may still deliver sums of an earlier step, which others have computed in the
+            // meantime.
             if step == self.plane.version() {
                 let begun = Instant::now();
                 self.plane.take_sum(sum);
@@ -328,6 +333,7 @@ impl<'a> LocalCoordinator<'a> {
         self.recorder.run_state().made("update", begun);
         self.show();
         self.is_concluded = report.is_last;
+        // The buffer of the summed gradient serves the next step, so that a step allocates no memory.
         self.own.recycle(NodeSum {
             node: Node::leaf(0),
             gradient: self.plane.take_gradient(),
@@ -367,6 +373,8 @@ impl<'a> LocalCoordinator<'a> {
     fn close(&mut self) -> Trained {
         let version = self.plane.version();
         let mut weights = self.plane.weights().to_vec();
+        // Kept before the validation below: a longer run gets the validation of this epoch from its next
+        // step.
         if self.recorder.keeps_end() {
             let (control, state) = (self.plane.control().state().clone(), self.plane.state().to_vec());
             self.recorder.keep_end(version, control, weights.clone(), state);

@@ -71,6 +71,8 @@ impl<'a> Worker<'a> {
         if Section::of(leaves.start) == Section::Training {
             return self.gradients.compute(weights, &self.job.data.train, step, leaves);
         }
+        // Workers of a cluster receive weights of this precision, and policies decide by the loss, which must
+        // have the same bits everywhere.
         let weights = self.job.model.precision().round(weights);
         let metric_sums = self.gradients.evaluate_leaves(&weights, self.job.parts(), step, leaves);
         metric_sums

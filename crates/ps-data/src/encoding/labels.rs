@@ -67,6 +67,7 @@ impl From<SavedClasses> for Classes {
         match saved {
             SavedClasses::Numbers(numbers) if numbers.is_empty() => Classes::default(),
             SavedClasses::Numbers(numbers) => {
+                // Adding 0 turns -0 into 0. The search compares by `total_cmp`, which distinguishes them.
                 Classes::numbered(numbers.into_iter().map(|SavedNumber(number)| number + 0.0).collect())
             }
             SavedClasses::Names(names) => Classes { names, numbers: None },

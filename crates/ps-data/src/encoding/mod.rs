@@ -266,6 +266,7 @@ impl Encoding {
         tolerance: Tolerance,
     ) -> Result<Dataset, DataError> {
         let (mut notes, mut unknown) = (Vec::new(), Unknown::default());
+        // Splits list their rows as 32-bit numbers.
         if u32::try_from(raw.rows()).is_err() {
             return Err(DataError::unfit(source, "more than 2^32 samples"));
         }
@@ -496,6 +497,8 @@ fn fits(rows: usize, width: usize, memory: Option<Memory>) -> Result<(), String>
         ));
     };
     let size = 4 * values as u64;
+    // Asks the allocator, too: under a limit that `Memory` does not know, a failed allocation would abort the
+    // process without a message.
     let is_granted = || Vec::<f32>::new().try_reserve_exact(values).is_ok();
     if memory.is_none_or(|memory| size <= memory.bytes) && is_granted() {
         return Ok(());

@@ -124,6 +124,7 @@ fn is_current(
     let Some((first, rest)) = chain.split_first() else { return Ok(()) };
     let verifier = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone()).build();
     let Ok(verifier) = verifier else { return Ok(()) };
+    // Any name will do, because a mismatch is among the errors that are ignored below.
     let Ok(name) = ServerName::try_from("localhost") else { return Ok(()) };
     match verifier.verify_server_cert(first, rest, &name, &[], UnixTime::now()) {
         Err(Error::InvalidCertificate(error)) if is_about_time(&error) => {
@@ -197,6 +198,8 @@ pub(crate) fn connect_error(error: &io::Error) -> ConnectError {
             Alert::CertificateExpired => {
                 hopeless("the server does not accept this process's --tls-cert: it is not valid today; create a new one".into())
             }
+            // A record that was damaged on its way can cause these alerts. They say nothing about
+            // certificates, so another attempt may succeed.
             Alert::InternalError
             | Alert::UserCanceled
             | Alert::BadRecordMac
@@ -207,6 +210,8 @@ pub(crate) fn connect_error(error: &io::Error) -> ConnectError {
             other => hopeless(format!("the server refuses the connection: {other:?}; check the --tls flags of both ends")),
         },
         Some(
+            // A record that does not authenticate or cannot be decoded is a sign of a bad line, not of a
+            // wrong certificate.
             error @ (Error::DecryptError
             | Error::InappropriateHandshakeMessage { .. }
             | Error::InappropriateMessage { .. }

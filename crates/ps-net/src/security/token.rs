@@ -76,6 +76,7 @@ impl Tokens {
         let first = tokens(self.flag, &self.path)?.swap_remove(0);
         let mut value = HeaderValue::from_bytes(&[SCHEME.as_bytes(), &first.text].concat())
             .map_err(|_| format!("{} {}: the token does not fit a header", self.flag, self.path.display()))?;
+        // Libraries that log headers leave out the values of sensitive ones.
         value.set_sensitive(true);
         Ok(value)
     }
@@ -90,6 +91,8 @@ impl Tokens {
         if stamp == held.stamp {
             return;
         }
+        // Set before the file is read and also if it is invalid, so that an invalid file is reported once and
+        // not at every check.
         held.stamp = stamp;
         match tokens(self.flag, &self.path) {
             Ok(tokens) => {

@@ -50,6 +50,8 @@ pub fn first_message(message: v1::FromWorker) -> Result<Greeting, Refusal> {
 pub fn hello(hello: v1::Hello) -> Result<Greeting, Refusal> {
     let name = printable("worker_name", hello.worker_name, MAX_NAME_BYTES)?;
     let build = printable("build", hello.build, MAX_NAME_BYTES)?;
+    // Checked before the fingerprints, which another version may lack: a worker of another release has to
+    // learn that its version is the reason.
     if hello.protocol_version != PROTOCOL_VERSION {
         return Err(Refusal::Protocol { theirs: hello.protocol_version, build });
     }

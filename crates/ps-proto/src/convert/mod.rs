@@ -85,11 +85,14 @@ fn check_chunk(
         total == parameters as u64,
         "chunk is of a tensor of {total} elements, the model has {parameters}"
     );
+    // What has arrived is recorded chunk by chunk, so a copy of a range off this grid would not be recognised
+    // and be added twice.
     let chunk = chunk_elements(parameters);
     ensure!(
         offset < total && offset.is_multiple_of(chunk as u64),
         "chunk at element {offset}, where none begins: chunks have {chunk} elements, the model has {total}"
     );
+    // No information is lost: the offset is below the length of a vector in memory.
     let offset = offset as usize;
     let expected = chunk.min(parameters - offset);
     ensure!(

@@ -59,6 +59,7 @@ impl MetricsFile {
 
 impl Observer for MetricsFile {
     fn on_line(&mut self, line: &Line) {
+        // The error is not lost: the buffer keeps what could not be written, so `close` fails as well.
         let _ = writeln!(self.file, "{}", line.to_json());
         if let Line::Epoch(epoch) = line
             && self.throttle.admits(epoch, Instant::now())

@@ -96,6 +96,7 @@ impl TensorBoard {
         let file = File::create_new(&path).map_err(|error| failed(&path, error))?;
         let mut file = EventFile(BufWriter::new(file));
         file.write(Event { file_version: Some("brain.Event:2".into()), ..Event::default() });
+        // A resumed run repeats the steps after its checkpoint. This marks those of the older files as void.
         let session_log = Some(SessionLog { status: 1 });
         file.write(Event { step: signed(step), session_log, ..Event::default() });
         Ok(TensorBoard(Arc::new(Mutex::new(file))))

@@ -77,6 +77,8 @@ impl Recorder {
             metrics.close()?;
         }
         let findings = self.accumulator.take_findings();
+        // The inspector has seen these weights if the last step ended an epoch, unless earlier weights were
+        // restored.
         let is_inspected = version > 0 && self.plan.ends_epoch(version - 1) && !findings.is_restored;
         let summary =
             Summary { data_root, ..self.summarize(job, weights, version, ending, seconds, findings) };

@@ -46,6 +46,8 @@ impl Recorder {
             None => None,
         };
         self.resume_at(found.as_ref())?;
+        // The bans are written last. If the process dies before that, the next one finds them unresolved and
+        // goes back again.
         bans::undo(&mut self.bans, found.as_ref().map_or(0, |found| found.progress.step));
         self.write_bans()?;
         Ok(Some(found))

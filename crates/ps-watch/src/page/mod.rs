@@ -85,10 +85,13 @@ impl Dashboard {
             .route("/chart/{number}", get(chart))
             .route("/results/{file}", get(result))
             .route_layer(from_fn_with_state(self.clone(), guard));
+        // The login form needs these before the client has a token. The files are part of the program and
+        // tell nothing about the run.
         let outside = Router::new()
             .route("/app.js", get(|| text("text/javascript; charset=utf-8", include_str!("app.js"))))
             .route("/style.css", get(|| text("text/css; charset=utf-8", include_str!("style.css"))))
             .route("/enter", post(enter));
+        // Scrapers have no token, so the metrics are served without one here as on their own port.
         let all = inside.merge(outside).with_state(self).merge(metrics);
         all.layer(DefaultBodyLimit::max(MAX_FORM_BYTES)).layer(map_response(hardened))
     }
@@ -181,7 +184,10 @@ async fn enter(State(dashboard): State<Dashboard>, Form(Entering { token }): For
         )
             .into_response();
     }
+    // A token may contain characters that a cookie must not, such as `;`.
     let coded = ps_core::params::hex(token.trim().as_bytes());
+    // Without `Secure`, because the dashboard is served over plain HTTP and browsers would not keep such a
+    // cookie.
     let cookie = format!("{COOKIE_NAME}={coded}; HttpOnly; SameSite=Strict; Path=/");
     ([(SET_COOKIE, cookie)], Redirect::to("/")).into_response()
 }
@@ -246,6 +252,7 @@ async fn chart(
     Named(number): Named<usize>,
     Query(drawing): Query<Drawing>,
 ) -> Response {
+    // A copy, because training must not wait for the lock while a picture is drawn.
     let lines = dashboard.run_state.read(|snapshot| snapshot.lines.clone());
     let course = RunCurves::new("run".into(), lines);
     let Some(mut lines) = panels(&[course]).into_iter().nth(number) else {

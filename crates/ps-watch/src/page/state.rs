@@ -15,6 +15,7 @@ const MIN_SHOWN_WAIT: Duration = Duration::from_secs(1);
 
 /// Formats the state of the run.
 pub(super) fn json(dashboard: &Dashboard) -> String {
+    // The results are looked up outside of the lock, so that training never waits for the file system.
     let files = match dashboard.run_state.read(|snapshot| snapshot.phase.is_over()) {
         true => dashboard.results(),
         false => Vec::new(),

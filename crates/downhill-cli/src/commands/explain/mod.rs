@@ -365,6 +365,8 @@ impl<'a> Explained<'a> {
         let mut places: Vec<usize> = (0..layer.inputs * layer.outputs).collect();
         let size = |place: &usize| self.gradient[layer.weight + place].abs();
         if top < places.len() {
+            // A wide layer has millions of weights, so they are not sorted. Ties are broken by position,
+            // because the selection does not keep their order.
             places.select_nth_unstable_by(top, |a, b| size(b).total_cmp(&size(a)).then(a.cmp(b)));
             places.truncate(top);
         }

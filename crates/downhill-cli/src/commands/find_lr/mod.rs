@@ -124,6 +124,7 @@ fn test(job: &mut Job, arguments: &Arguments, style: Style) -> Result<Sweep, Fai
     let growing =
         LearningRate { schedule: ScheduleKind::Exponential, factor, ..LearningRate::constant(from) };
     job.rate = Schedule::new(growing, Vec::new());
+    // No policy may intervene: the sweep is meant to go on until the loss explodes.
     job.control = ControlConfig::default();
     let mut plane = Plane::shared(job.model.clone(), job.control());
     let (mut gradients, mut sweep) = (job.gradients(), Sweep::default());
@@ -144,6 +145,7 @@ fn test(job: &mut Job, arguments: &Arguments, style: Style) -> Result<Sweep, Fai
             break;
         }
     }
+    // A sweep has no results. This only ends the display of its progress.
     recorder.abandon(&"the sweep is done");
     Ok(sweep)
 }

@@ -208,6 +208,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         std::thread::sleep(WATCH_EVERY);
     };
+    // If the server failed or was stopped, its workers would wait for the next one until their timeout.
     wait_for_exit(&mut processes, !status.success())?;
     let is_requested = was_stopped() || status.code() == Some(ps_server::ENDED.into());
     if !status.success() && !is_requested {

@@ -113,6 +113,8 @@ impl SupervisedProcess {
     fn next(&mut self, status: ExitStatus, may_restart: bool) -> State {
         let code = status.code();
         let is_over = status.success() || code == Some(ENDED);
+        // A server that exits by itself gives a reason, which a restart would meet again. Of the servers,
+        // only those that were killed are restarted.
         if is_over || !may_restart || self.spec.keeps_weights && code.is_some() {
             return State::Ended(status);
         }

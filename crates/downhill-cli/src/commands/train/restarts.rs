@@ -158,6 +158,7 @@ impl Restarts<'_> {
         Restart { job, folder }: &Restart,
         style: Style,
     ) -> Result<Summary, Failure> {
+        // A command that is repeated after an interruption does not repeat the runs that are complete.
         if let Some(summary) = finished(folder, job) {
             return Ok(summary);
         }
@@ -199,6 +200,7 @@ fn keep_best(
     let path = folder.join(RESTARTS_FILE);
     let json =
         serde_json::to_string_pretty(&lines).map_err(|error| Failure::Failed(error.to_string()))? + "\n";
+    // Before `adopt`, which writes the summary last and so marks the folder as finished.
     std::fs::write(&path, json).map_err(|error| FolderError::File { path, error })?;
     let Some(best) = best else {
         let first = ended.into_iter().find_map(Result::err);

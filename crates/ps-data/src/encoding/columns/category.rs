@@ -44,6 +44,8 @@ impl Categories {
         }
         for row in rows {
             let text = table.cell(row, column);
+            // A sorted list, because features are numbered in byte order. It never holds more than
+            // `MAX_CATEGORIES` strings.
             let Err(index) = known.binary_search(&text) else { continue };
             if known.len() == MAX_CATEGORIES {
                 let key = key(&table.header[column]);

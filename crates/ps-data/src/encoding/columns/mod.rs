@@ -279,6 +279,8 @@ impl Columns {
         };
         for some in others.chunks(AT_ONCE) {
             let learn = |&column: &usize| content(table, column, config);
+            // The results are collected before any is unpacked, so that the first bad column of the file is
+            // reported, not the one that was found first.
             let learned: Vec<Result<Option<LearnedColumn>, DataError>> = some.par_iter().map(learn).collect();
             for (learned, &column) in learned.into_iter().zip(some) {
                 let name = table.header[column].clone();

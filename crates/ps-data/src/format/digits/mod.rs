@@ -126,6 +126,7 @@ fn draw(count: usize, seed: u64, progress: &dyn ReadProgress) -> Pixels {
 fn class(seed: u64, index: u64) -> u8 {
     let mut digits = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
     for place in (1..10_u64).rev() {
+        // The nine swaps of ten drawings take nine words, from three counters of four words each.
         let word = random(seed, Purpose::Digits, 1, index / 10 * 3 + place / 4)[place as usize % 4];
         digits.swap(place as usize, ((u64::from(word) * (place + 1)) >> 32) as usize);
     }
