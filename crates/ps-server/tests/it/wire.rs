@@ -181,7 +181,7 @@ fn incompatible_workers_are_refused_when_they_join() {
         let status = client.rounds(outgoing).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert!(status.message().contains("probe gradient differs"), "{status}");
-        assert!(status.message().contains("the worker otherwise"), "{status}");
+        assert!(status.message().contains("the worker has otherwise"), "{status}");
     });
     assert!(!server.stop().unwrap().is_done);
 }
