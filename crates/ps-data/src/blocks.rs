@@ -108,7 +108,7 @@ impl<R: Read> RowBlocks<R> {
             return Ok(blocks);
         }
         let mut size = SIZE;
-        let (parts, header) = loop {
+        let (parts, head, header) = loop {
             blocks.fill(size)?;
             let end = match blocks.is_at_end {
                 true => Some(blocks.rest.len()),
@@ -119,7 +119,6 @@ impl<R: Read> RowBlocks<R> {
             }
             size = blocks.longer(size)?;
         };
-        let head = parts.head()?;
         if let Some(name) = blocks.keep.iter().find(|name| head.column(name).is_none()) {
             let problem = format!("column `{name}`, which is to be kept, is missing");
             return Err(DataError::content(head.first_location(), problem));

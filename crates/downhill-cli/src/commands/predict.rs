@@ -93,6 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(path) = arguments.output.as_ref().filter(|path| path.exists()) {
         return Err(output::already_exists(path));
     }
+    check_kept(&arguments.keep)?;
     let model = super::open_model(&arguments.model)?;
     let new = NewData { is_labelled: false, is_strict: arguments.strict };
     match rows(arguments, style)? {
@@ -122,6 +123,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             write(arguments, &model, Format::Csv, || Ok(predictions.take()))
         }
     }
+}
+
+/// Checks that no two columns of the output have the same name.
+fn check_kept(keep: &[String]) -> Result<(), Failure> {
+    for (index, name) in keep.iter().enumerate() {
+        if ["prediction", "probabilities", "rate"].contains(&name.as_str()) {
+            let problem = "the output has a column of this name; rename the column of the input";
+            return Err(Failure::Usage(format!("--keep {name}: {problem}")));
+        }
+        if keep[..index].contains(name) {
+            return Err(Failure::Usage(format!("--keep {name}: the column is named twice")));
+        }
+    }
+    Ok(())
 }
 
 /// A table whose rows can be read in blocks, its name and its format.
@@ -175,20 +190,39 @@ fn write(
     let format =
         arguments.output_format.or_else(|| Format::of(arguments.output.as_deref()?)).unwrap_or(input);
     let (mut count, mut failure) = (0, None);
+    // The number of predictions that are not finite, and the first such row, from 1.
+    let mut infinite = (0, 0);
     // Returns the error that ended the predictions, if any.
     let mut write_all = |out: &mut dyn Write| {
         let mut writer = Writer::new(out, format, model, &arguments.keep)?;
         let failure = loop {
             match next() {
-                Ok(Some((predictions, kept))) => count += writer.write(&predictions, &kept)?,
+                Ok(Some((predictions, kept))) => {
+                    for (row, values) in predictions.values().rows().into_iter().enumerate() {
+                        if !values.iter().all(|value| value.is_finite()) {
+                            infinite =
+                                (infinite.0 + 1, if infinite.0 == 0 { count + row + 1 } else { infinite.1 });
+                        }
+                    }
+                    count += writer.write(&predictions, &kept)?;
+                }
                 Ok(None) => break None,
                 Err(error) => break Some(error),
             }
         };
         writer.flush().map(|()| failure)
     };
+    let warn_of_infinite = |(rows, first): (usize, usize)| {
+        if rows > 0 {
+            let rows = counted(rows, "prediction");
+            output::warn(&format!(
+                "{rows} not finite, first in row {first}: the features there are too large"
+            ));
+        }
+    };
     let Some(path) = &arguments.output else {
         output::to_stdout(|out| write_all(out).map(|error| failure = error))?;
+        warn_of_infinite(infinite);
         return failure.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()));
     };
     let written = output::write_new(path, |out| {
@@ -200,6 +234,7 @@ fn write(
         return Err(error.into());
     }
     written?;
+    warn_of_infinite(infinite);
     if !arguments.log.quiet {
         output::note(&format!("{} written to {}", counted(count, "prediction"), path.display()));
     }

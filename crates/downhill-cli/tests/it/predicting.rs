@@ -187,3 +187,43 @@ fn memory_does_not_grow_with_the_number_of_rows() {
         assert!(child.wait().unwrap().success());
     }
 }
+
+#[test]
+fn files_without_a_header_are_predicted_like_those_with_one() {
+    let dir = TestDir::new();
+    let with_header = fs::read_to_string(dir.path("train.csv")).unwrap();
+    let (_, rows) = with_header.split_once('\n').unwrap();
+    fs::write(dir.path("train.csv"), rows).unwrap();
+    let names = r#"--set data.names=["a","b","colour","id","class"]"#;
+    assert!(dir.run(&format!("train run.toml --out named --quiet {names}"), "").status.success());
+    let predict = |input: &str| {
+        let output = dir.run("predict named --data csv:-", input);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let expected = dir.predict("--data csv:-", &with_header, 0)[0].clone();
+    assert_eq!((expected.lines().count(), predict(rows)), (121, expected.clone()));
+    assert_eq!(predict(&with_header), expected);
+}
+
+#[test]
+fn predictions_that_are_not_finite_are_warned_of() {
+    let dir = TestDir::new();
+    // Without a hidden layer, and with features far beyond those of training, the rate overflows.
+    let poisson = "--set model.kind=poisson --set model.hidden= --set learning_rate.initial=0.01";
+    assert!(dir.run(&format!("train run.toml --out rates --quiet {poisson}"), "").status.success());
+    let rows = "a,b,colour\n1,2,red\n3e38,3e38,red\n-3e38,-3e38,red\n";
+    let output = dir.run("predict rates", rows);
+    let [csv, notes] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(output.status.success() && csv.lines().any(|line| line == "inf"), "{csv}{notes}");
+    assert!(notes.contains("1 prediction not finite, first in row "), "{notes}");
+}
+
+#[test]
+fn columns_that_would_have_the_name_of_another_are_not_kept() {
+    let dir = TestDir::new();
+    for (keep, expected) in [("prediction", "has a column of this name"), ("id,id", "named twice")] {
+        let [_, error] = dir.predict(&format!("--keep {keep}"), NEW, 2);
+        assert!(error.contains(expected), "{error}");
+    }
+}

@@ -182,12 +182,16 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Begins with the first part of a file, which ends between two lines. Returns the length of the header
-    /// as well, after which the first row begins.
+    /// Begins with the first part of a file, which ends between two lines. Also returns the first row as a
+    /// table, which has the names of the columns, and the length of the header, after which the rows begin.
     ///
     /// # Errors
     /// The header is invalid.
-    pub(crate) fn begin(location: &str, bytes: &[u8], options: Options) -> Result<(Self, usize), DataError> {
+    pub(crate) fn begin(
+        location: &str,
+        bytes: &[u8],
+        options: Options,
+    ) -> Result<(Self, Table, usize), DataError> {
         let content = without_mark(bytes);
         if content.is_empty() {
             return Err(DataError::content(location, "the file is empty"));
@@ -207,13 +211,13 @@ impl Parts {
         let rows = &content[comments..];
         let is_blank = |end: &usize| rows[..*end].trim_ascii().is_empty();
         let end = parts.row_ends(rows).find(|end| !is_blank(end)).unwrap_or(rows.len());
-        let head = parse(location.into(), &content[..comments + end], 1, &parts.options)?;
+        let mut head = parse(location.into(), &content[..comments + end], 1, &parts.options)?;
         let is_data = head.rows() > 0;
-        parts.notes = head.notes;
+        parts.notes = std::mem::take(&mut head.notes);
         let skipped = bytes.len() - content.len();
         if is_data {
             parts.options.first_row = FirstRow::Data;
-            return Ok((parts, skipped + comments));
+            return Ok((parts, head, skipped + comments));
         }
         if parts.options.first_row == FirstRow::Listed {
             parts.options.dialect.names = None;
@@ -224,17 +228,12 @@ impl Parts {
             parts.header.push(b'\n');
         }
         parts.header_lines = lines(&parts.header);
-        Ok((parts, skipped + comments + end))
+        Ok((parts, head, skipped + comments + end))
     }
 
     /// Number of bytes of the header.
     pub(crate) fn header_length(&self) -> usize {
         self.header.len()
-    }
-
-    /// The header as a table without rows.
-    pub(crate) fn head(&self) -> Result<Table, DataError> {
-        self.parse(b"", 1 + self.header_lines)
     }
 
     /// Parses rows, the first of which is on the line `line`.
