@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use ps_data::DataError;
+use std::borrow::Cow;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
 
@@ -18,7 +19,16 @@ pub(crate) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
 
 /// Writes lines to standard output.
 pub(crate) fn lines(lines: &[String]) -> Result<(), Failure> {
-    to_stdout(|out| lines.iter().try_for_each(|line| writeln!(out, "{line}")))
+    to_stdout(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line))))
+}
+
+/// Replaces control characters, with which a cell of a file could change what a terminal shows.
+fn printable(text: &str) -> Cow<'_, str> {
+    let is_control = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
+    match text.contains(is_control) {
+        true => text.replace(is_control, "\u{fffd}").into(),
+        false => text.into(),
+    }
 }
 
 /// Creates the file `path` atomically. An existing file is never replaced.
@@ -55,17 +65,17 @@ pub(crate) fn already_exists(path: &Path) -> Failure {
 /// Reports an error on standard error; write errors are ignored.
 pub(crate) fn error(message: &str) {
     let (on, off) = if ps_terminal::has_color() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    ps_terminal::print(&format!("{on}error:{off} {message}"));
+    ps_terminal::print(&format!("{on}error:{off} {}", printable(message)));
 }
 
 /// Writes a message for the user to standard error.
 pub(crate) fn note(message: &str) {
-    ps_terminal::print(message);
+    ps_terminal::print(&printable(message));
 }
 
 /// Writes a warning to standard error.
 pub(crate) fn warn(message: &str) {
-    ps_terminal::print(&format!("warning: {message}"));
+    ps_terminal::print(&format!("warning: {}", printable(message)));
 }
 
 /// Returns the error of the underlying writer, whose kind says whether a pipe was closed.

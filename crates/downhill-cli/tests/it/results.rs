@@ -355,3 +355,14 @@ fn coefficients_are_printed_as_a_table_csv_or_json() {
     let error = place.fail("coefficients deep", 2);
     assert!(error.contains("hidden layers"), "{error}");
 }
+
+#[test]
+fn cells_with_terminal_escapes_do_not_reach_the_terminal() {
+    let place = TestDir::new();
+    place.write("escapes.csv", "a,b\n\u{1b}[31mred,1\nblue,2\n\u{1b}[31mred,3\n");
+    let texts = place.succeed("data inspect csv:escapes.csv --set data.label=b");
+    assert!(
+        texts[0].contains("\u{fffd}[31mred") && texts.iter().all(|text| !text.contains('\u{1b}')),
+        "{texts:?}"
+    );
+}
