@@ -156,14 +156,14 @@ impl ClassificationScores {
                 let samples: u64 = confusion[class].iter().sum();
                 let predicted: u64 = confusion.iter().map(|row| row[class]).sum();
                 let ranking = Ranking::new(probabilities, targets, classes, class);
-                let hits = confusion[class][class] as f64;
+                let counts = ClassCounts { samples, predicted, hits: confusion[class][class] };
                 ClassScores {
                     name: class_names[class].clone(),
                     samples,
                     predicted,
-                    precision: ratio(hits, predicted as f64),
-                    recall: ratio(hits, samples as f64),
-                    f1: ratio(2.0 * hits, (samples + predicted) as f64),
+                    precision: counts.precision(),
+                    recall: counts.recall(),
+                    f1: counts.f1(),
                     roc_auc: ranking.roc_auc(),
                     average_precision: ranking.average_precision(),
                 }
@@ -210,12 +210,38 @@ pub fn most_probable(row: &[f32]) -> usize {
     (0..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
 }
 
-/// Returns `part / whole`, or 0 if `whole` is 0.
-fn ratio(part: f64, whole: f64) -> f64 {
-    if whole == 0.0 { 0.0 } else { part / whole }
+/// The counts of one class.
+#[derive(Clone, Copy)]
+pub(crate) struct ClassCounts {
+    /// Samples of the class.
+    pub samples: u64,
+    /// Samples that were predicted as the class.
+    pub predicted: u64,
+    /// Samples of the class that were predicted as it.
+    pub hits: u64,
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+impl ClassCounts {
+    pub(crate) fn precision(self) -> f64 {
+        ratio(self.hits, self.predicted)
+    }
+
+    pub(crate) fn recall(self) -> f64 {
+        ratio(self.hits, self.samples)
+    }
+
+    pub(crate) fn f1(self) -> f64 {
+        ratio(2 * self.hits, self.samples + self.predicted)
+    }
+}
+
+/// Returns `part / whole`, or 0 if `whole` is 0.
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// `None` if there are no values.
+pub(crate) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.fold((0.0, 0_u64), |(sum, count), value| (sum + value, count + 1));
     (count > 0).then(|| sum / count as f64)
 }

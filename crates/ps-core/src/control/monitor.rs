@@ -1,6 +1,7 @@
 //! The metric that early stopping and the schedule `plateau` follow.
 
 use crate::metrics::MetricSums;
+use crate::scores::{ClassCounts, mean};
 use serde::{Deserialize, Serialize};
 
 /// A metric of the validation part. All of them follow from sums over samples, so that a step that is computed
@@ -66,7 +67,8 @@ impl Monitor {
             Monitor::Loss => sums.mean_loss(),
             Monitor::Accuracy => sums.accuracy().unwrap_or(f64::NAN),
             Monitor::BalancedAccuracy => {
-                mean(sums.class_counts().filter(|c| c.samples > 0).map(|c| c.recall()))
+                mean(sums.class_counts().filter(|c| c.samples > 0).map(ClassCounts::recall))
+                    .unwrap_or(f64::NAN)
             }
             Monitor::Precision => sums.class_score(ClassCounts::precision),
             Monitor::Recall => sums.class_score(ClassCounts::recall),
@@ -84,42 +86,6 @@ impl Monitor {
     }
 }
 
-/// The counts of one class.
-#[derive(Clone, Copy)]
-struct ClassCounts {
-    /// Samples of the class.
-    samples: u64,
-    /// Samples that were predicted as the class.
-    predicted: u64,
-    /// Samples of the class that were predicted as it.
-    hits: u64,
-}
-
-impl ClassCounts {
-    fn precision(self) -> f64 {
-        ratio(self.hits, self.predicted)
-    }
-
-    fn recall(self) -> f64 {
-        ratio(self.hits, self.samples)
-    }
-
-    fn f1(self) -> f64 {
-        ratio(2 * self.hits, self.samples + self.predicted)
-    }
-}
-
-/// Returns `part / whole`, or 0 if `whole` is 0.
-fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
-}
-
-/// NaN if there are no values.
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = values.fold((0.0, 0_u64), |(sum, count), value| (sum + value, count + 1));
-    sum / count as f64
-}
-
 impl MetricSums {
     fn class_counts(&self) -> impl Iterator<Item = ClassCounts> {
         let counts = |(&[samples, wrong], &predicted): (&[u64; 2], &u64)| ClassCounts {
@@ -135,7 +101,7 @@ impl MetricSums {
     fn class_score(&self, score: fn(ClassCounts) -> f64) -> f64 {
         let skipped = usize::from(self.classes.len() == 2);
         let counts = self.class_counts().skip(skipped);
-        mean(counts.filter(|c| skipped == 1 || c.samples + c.predicted > 0).map(score))
+        mean(counts.filter(|c| skipped == 1 || c.samples + c.predicted > 0).map(score)).unwrap_or(f64::NAN)
     }
 }
 
